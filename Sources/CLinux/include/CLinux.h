@@ -1,0 +1,7 @@
+// The kernel ABI and the libc parts that Swift cannot import. No logic lives here.
+#ifndef CLINUX_H
+#define CLINUX_H
+
+#include "linux_system.h"
+
+#endif
