@@ -59,7 +59,10 @@ let package = Package(
     // Engines.
     module(
       "PageServer",
-      ["Codec", "Migration", "Pages", "Prefetch", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
+      [
+        "Codec", "Migration", "Pages", "Prefetch", "Session", "System", "UFFD", "Uring", "VMM",
+        "Wire",
+      ]),
     module(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),

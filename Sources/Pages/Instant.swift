@@ -8,6 +8,7 @@ public struct Instant: Hashable, Comparable, Sendable {
   @inlinable
   public init(nanoseconds: UInt64) { self.nanoseconds = nanoseconds }
 
+  /// Whether the left one comes first.
   @inlinable
   public static func < (left: Instant, right: Instant) -> Bool {
     left.nanoseconds < right.nanoseconds

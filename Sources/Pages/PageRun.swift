@@ -12,6 +12,7 @@ public struct RegionIndex: RawRepresentable, Hashable, Comparable, Sendable {
   @inlinable
   public init(_ rawValue: Int) { self.rawValue = UInt16(rawValue) }
 
+  /// Whether the left one comes first.
   @inlinable
   public static func < (left: RegionIndex, right: RegionIndex) -> Bool {
     left.rawValue < right.rawValue

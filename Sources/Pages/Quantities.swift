@@ -12,6 +12,7 @@ public struct PageIndex: RawRepresentable, Hashable, Comparable, Sendable {
   @inlinable
   public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
 
+  /// Whether the left one comes first.
   @inlinable
   public static func < (left: PageIndex, right: PageIndex) -> Bool {
     left.rawValue < right.rawValue
@@ -49,16 +50,19 @@ public struct PageCount: RawRepresentable, Hashable, Comparable, Sendable {
   @inlinable
   public static var zero: PageCount { PageCount(rawValue: 0) }
 
+  /// Whether the left one comes first.
   @inlinable
   public static func < (left: PageCount, right: PageCount) -> Bool {
     left.rawValue < right.rawValue
   }
 
+  /// The sum.
   @inlinable
   public static func + (left: PageCount, right: PageCount) -> PageCount {
     PageCount(rawValue: left.rawValue + right.rawValue)
   }
 
+  /// The difference; the left one must be the larger.
   @inlinable
   public static func - (left: PageCount, right: PageCount) -> PageCount {
     PageCount(rawValue: left.rawValue - right.rawValue)
@@ -89,11 +93,13 @@ public struct ByteCount: RawRepresentable, Hashable, Comparable, Sendable {
   @inlinable
   public static var zero: ByteCount { ByteCount(rawValue: 0) }
 
+  /// Whether the left one comes first.
   @inlinable
   public static func < (left: ByteCount, right: ByteCount) -> Bool {
     left.rawValue < right.rawValue
   }
 
+  /// The sum.
   @inlinable
   public static func + (left: ByteCount, right: ByteCount) -> ByteCount {
     ByteCount(rawValue: left.rawValue + right.rawValue)

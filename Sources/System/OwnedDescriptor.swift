@@ -40,7 +40,7 @@ extension OwnedDescriptor {
 
   /// A descriptor that counts signals from other threads: eventfd(2), non-blocking.
   public static func event() throws(SystemError) -> OwnedDescriptor {
-    let number = eventfd(0, Int32(EFD_CLOEXEC.rawValue | EFD_NONBLOCK.rawValue))
+    let number = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
     guard number >= 0 else { throw SystemError("eventfd") }
     return OwnedDescriptor(adopting: number)
   }

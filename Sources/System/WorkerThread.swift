@@ -59,7 +59,7 @@ public struct WorkerThread: ~Copyable, Sendable {
 
   /// Waits until the thread has ended.
   public consuming func join() {
-    let result = unsafe pthread_join(handle, nil)
+    let result = pthread_join(handle, nil)
     invariant(result == 0, "a worker thread is joined once, by another thread")
   }
 

@@ -28,6 +28,7 @@ public struct Epoch: RawRepresentable, Hashable, Comparable, Sendable {
   /// The epoch of that count.
   public init(rawValue: UInt64) { self.rawValue = rawValue }
 
+  /// Whether the left one is the earlier.
   public static func < (left: Epoch, right: Epoch) -> Bool { left.rawValue < right.rawValue }
 
   /// The epoch `count` later.
