@@ -3,5 +3,7 @@
 #define CLINUX_H
 
 #include "linux_system.h"
+#include "pagemap_abi.h"
+#include "uffd_abi.h"
 
 #endif
