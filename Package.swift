@@ -65,7 +65,7 @@ let package = Package(
     module(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
-    module("Session", ["Migration", "Pages", "System", "Wire"]),
+    module("Session", ["Codec", "Migration", "Pages", "System", "Uring", "Wire"]),
     module("Reporting", ["Pages"]),
 
     // Executables: options and wiring.
