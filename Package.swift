@@ -76,7 +76,9 @@ let package = Package(
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
     tests(of: "System", ["Pages"]),
-    tests(of: "UFFD", ["CLinux", "Pages", "System"]),
+    .target(
+      name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
+    tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
     tests(of: "Session", ["Migration", "Pages", "System"]),
