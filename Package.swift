@@ -70,6 +70,7 @@ let package = Package(
     module("Reporting", ["Pages"]),
 
     tests(of: "Pages", []),
+    tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
