@@ -72,6 +72,7 @@ let package = Package(
     module("CommandOptions", [argumentParser]),
 
     tests(of: "Pages", []),
+    tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
