@@ -69,6 +69,20 @@ let package = Package(
     module("Session", ["Migration", "Pages", "System", "Wire"]),
     module("Reporting", ["Pages"]),
 
+    // The test VMM: its guest program, its reusable parts, its executable.
+    .target(
+      name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
+    .target(
+      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System"],
+      path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
+    .executableTarget(
+      name: "microvm", dependencies: ["GuestKit", "Pages", "System", argumentParser],
+      path: "Tools/Sources/microvm", cSettings: cSettings, swiftSettings: strictSettings),
+    .testTarget(
+      name: "MicrovmTests",
+      dependencies: ["CGuestProgram", "CLinux", "GuestKit", "Pages", "System", "microvm"],
+      cSettings: cSettings, swiftSettings: strictSettings),
+
     tests(of: "Pages", []),
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
