@@ -27,7 +27,6 @@ func tests(of name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
-let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 
 let package = Package(
   name: "postcopy",
@@ -73,7 +72,7 @@ let package = Package(
     .target(
       name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
     .target(
-      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System"],
+      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD"],
       path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
     .executableTarget(
       name: "microvm", dependencies: ["GuestKit", "Pages", "System", argumentParser],
@@ -82,6 +81,9 @@ let package = Package(
       name: "MicrovmTests",
       dependencies: ["CGuestProgram", "CLinux", "GuestKit", "Pages", "System", "microvm"],
       cSettings: cSettings, swiftSettings: strictSettings),
+
+    // Executables: options and wiring.
+    module("CommandOptions", [argumentParser]),
 
     tests(of: "Pages", []),
     tests(of: "Wire", ["Codec", "Pages"]),
