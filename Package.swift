@@ -68,6 +68,20 @@ let package = Package(
     module("Session", ["Codec", "Migration", "Pages", "System", "Uring", "Wire"]),
     module("Reporting", ["Pages"]),
 
+    // The test VMM: its guest program, its reusable parts, its executable.
+    .target(
+      name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
+    .target(
+      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD"],
+      path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
+    .executableTarget(
+      name: "microvm", dependencies: ["GuestKit", "Pages", "System", argumentParser],
+      path: "Tools/Sources/microvm", cSettings: cSettings, swiftSettings: strictSettings),
+    .testTarget(
+      name: "MicrovmTests",
+      dependencies: ["CGuestProgram", "CLinux", "GuestKit", "Pages", "System", "microvm"],
+      cSettings: cSettings, swiftSettings: strictSettings),
+
     // Executables: options and wiring.
     module("CommandOptions", [argumentParser]),
 
