@@ -5,5 +5,7 @@
 #include "linux_host.h"
 #include "linux_memory.h"
 #include "linux_system.h"
+#include "pagemap_abi.h"
+#include "uffd_abi.h"
 
 #endif
