@@ -15,19 +15,18 @@ public final class Mailbox<Message: Sendable>: Sendable {
 
   private let slots: Lock<Slots>
   private let capacity: Int
-  private let event: OwnedDescriptor
+  private let event: WakeEvent
 
   /// A queue for `capacity` messages, all of whose memory is allocated now.
   public init(capacity: Int) throws(SystemError) {
     invariant(capacity > 0, "a mailbox holds at least one message")
     self.capacity = capacity
     slots = Lock(Slots(ring: [Message?](repeating: nil, count: capacity)))
-    event = try OwnedDescriptor.event()
+    event = try WakeEvent()
   }
 
-  /// Becomes readable (poll, io_uring) when messages wait. Owned by the mailbox: never close or
-  /// read it, call `take` until nil.
-  public var readinessDescriptor: Int32 { event.rawValue }
+  /// Signalled while messages wait, for poll or a ring. Never drain it: call `take` until nil.
+  public var readiness: WakeEvent { event }
 
   /// Appends a message and wakes the receiver; false when the queue is full and nothing was done.
   public func post(_ message: Message) -> Bool {
@@ -38,7 +37,7 @@ public final class Mailbox<Message: Sendable>: Sendable {
       return slots.count
     }
     guard let position else { return false }
-    if position == 1 { signal() }
+    if position == 1 { event.signal() }
     return true
   }
 
@@ -81,17 +80,10 @@ public final class Mailbox<Message: Sendable>: Sendable {
     }
   }
 
-  private func signal() {
-    var one: UInt64 = 1
-    // A full counter (2^64 - 2 unread signals) cannot happen: each take of the last message resets it.
-    _ = unsafe write(event.rawValue, &one, MemoryLayout<UInt64>.size)
-  }
-
   /// Clears the event when the queue is empty, and sets it again if a message slipped in between.
   private func rearm() {
-    var count: UInt64 = 0
-    _ = unsafe read(event.rawValue, &count, MemoryLayout<UInt64>.size)
+    event.drain()
     let hasMessages = slots.withLock { slots in slots.count > 0 }
-    if hasMessages { signal() }
+    if hasMessages { event.signal() }
   }
 }

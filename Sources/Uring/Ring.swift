@@ -106,7 +106,9 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     let count = UInt32(allowed.count)
     let result = unsafe allowed.withUnsafeMutableBufferPointer { entries in
       // unsafe: the entries live through the call, which copies them.
-      unsafe io_uring_register_restrictions(ring, entries.baseAddress, count)
+      unsafe io_uring_register(
+        UInt32(ring.pointee.ring_fd), UInt32(IORING_REGISTER_RESTRICTIONS), entries.baseAddress,
+        count)
     }
     guard result == 0 else {
       unsafe io_uring_queue_exit(ring)
@@ -119,7 +121,8 @@ public struct Ring: ~Copyable, @unchecked Sendable {
   /// Enables the ring for the calling thread, the only one that may use it from now on.
   public mutating func activate() throws(RingError) {
     // unsafe: `ring` is this one's own.
-    let result = unsafe io_uring_enable_rings(ring)
+    let result = unsafe io_uring_register(
+      UInt32(ring.pointee.ring_fd), UInt32(IORING_REGISTER_ENABLE_RINGS), nil, 0)
     guard result == 0 else {
       throw RingError(operation: .activate, errno: Errno(rawValue: -result))
     }
