@@ -4,5 +4,7 @@
 
 #include "linux_host.h"
 #include "linux_system.h"
+#include "pagemap_abi.h"
+#include "uffd_abi.h"
 
 #endif
