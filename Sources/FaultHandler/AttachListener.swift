@@ -1,7 +1,5 @@
-public import Migration
 public import Pages
 public import System
-public import UFFD
 
 /// The socket on which a VMM hands over its memory the way Firecracker does.
 public struct AttachListener: ~Copyable, Sendable {
@@ -68,12 +66,10 @@ public struct AttachListener: ~Copyable, Sendable {
     let deadline = MonotonicClock.now().advanced(
       byNanoseconds: bodyTimeoutSeconds * 1_000_000_000)
     while !scanner.isComplete {
-      var span = piece.mutableSpan
-      var bytes = span.mutableBytes
       let received: DescriptorStream.Received
       do throws(SystemError) {
         received = try stream.receive(
-          into: &bytes, descriptors: &descriptors, or: stop, until: deadline)
+          into: &piece, descriptors: &descriptors, or: stop, until: deadline)
       } catch {
         throw error.operation == "recvmsg" && error.operand == "descriptors were dropped"
           ? .descriptorsDropped : .system(error)

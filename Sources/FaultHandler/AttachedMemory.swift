@@ -1,5 +1,5 @@
 public import Migration
-public import Pages
+internal import Pages
 public import System
 public import UFFD
 
@@ -37,29 +37,38 @@ public struct AttachedMemory: ~Copyable, Sendable {
   ) throws(AttachError) {
     guard DescriptorIdentity.isUserfault(userfault.rawValue) else { throw .notUserfault }
     let document = try AttachDocument(parsing: body)
-    let pid: Int32
-    let process: ProcessHandle
-    let space: ProcessAddressSpace
-    do throws(SystemError) {
-      pid = try stream.peerProcessID()
-      process = try ProcessHandle(pid: pid)
-      space = try ProcessAddressSpace(pid: pid)
-    } catch {
-      throw .system(error)
+    let (pid, space) = try Self.translating { () throws(SystemError) in
+      let pid = try stream.peerProcessID()
+      return (pid, try ProcessAddressSpace(pid: pid))
+    }
+    let process = try Self.translating { () throws(SystemError) in
+      try ProcessHandle.open(pid: pid)
     }
     let holding = Self.holding(of: userfault, by: pid)
     let kinds = try Self.memoryKinds(document, in: space)
-    do throws(UFFDError) {
-      self.userfault = try UserfaultDescriptor(adopting: userfault)
-    } catch {
-      throw .unusableUserfault(error.errno)
-    }
+    self.userfault = try Self.adopt(userfault)
     self.memoryFile = memoryFile
     self.document = document
     self.memoryKinds = kinds
     self.process = process
     self.holding = holding
     self.stream = stream
+  }
+
+  private static func translating<Result: ~Copyable>(
+    _ body: () throws(SystemError) -> Result
+  ) throws(AttachError) -> Result {
+    do throws(SystemError) { return try body() } catch { throw .system(error) }
+  }
+
+  private static func adopt(
+    _ userfault: consuming OwnedDescriptor
+  ) throws(AttachError) -> UserfaultDescriptor {
+    do throws(UFFDError) {
+      return try UserfaultDescriptor(adopting: userfault)
+    } catch {
+      throw .unusableUserfault(error.errno)
+    }
   }
 
   /// Whether the VMM closed the attach socket. Firecracker up to 1.11 does at once; from 1.12 on it

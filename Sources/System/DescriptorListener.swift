@@ -14,10 +14,16 @@ public struct DescriptorListener: ~Copyable, Sendable {
   /// Listens at `path` (mode 0600 from the first moment). A stale socket of an earlier process is
   /// replaced; a path that is anything but a socket stays, and is EADDRINUSE.
   public init(path: String) throws(SystemError) {
+    descriptor = try Self.listen(at: path)
+    self.path = path
+  }
+
+  deinit { _ = unsafe unlink(path) }
+
+  private static func listen(at path: String) throws(SystemError) -> OwnedDescriptor {
     let number = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard number >= 0 else { throw SystemError("socket", path) }
-    descriptor = OwnedDescriptor(adopting: number)
-    self.path = path
+    let descriptor = OwnedDescriptor(adopting: number)
     // The mode of the socket's inode is what bind gives the path: no moment with another one.
     guard fchmod(number, 0o600) == 0 else { throw SystemError("fchmod", path) }
     var status = stat()
@@ -34,10 +40,9 @@ public struct DescriptorListener: ~Copyable, Sendable {
       }
     }
     guard result == 0 else { throw SystemError("bind", path) }
-    guard listen(number, Self.backlog) == 0 else { throw SystemError("listen", path) }
+    guard Glibc.listen(number, Self.backlog) == 0 else { throw SystemError("listen", path) }
+    return descriptor
   }
-
-  deinit { _ = unsafe unlink(path) }
 
   /// Waits for a peer. nil when `stop` is signalled or the deadline passes first.
   public borrowing func accept(
@@ -85,7 +90,7 @@ public struct DescriptorStream: ~Copyable, Sendable {
   /// adopts each. Throws EMFILE when the kernel had to drop some (MSG_CTRUNC): this process's
   /// limit of open files is reached, or more came than anybody sends.
   public borrowing func receive(
-    into bytes: inout MutableRawSpan, descriptors: inout DescriptorList,
+    into bytes: inout [UInt8], descriptors: inout DescriptorList,
     or stop: WakeEvent? = nil, until deadline: Instant? = nil
   ) throws(SystemError) -> Received {
     var numbers = [8 of Int32](repeating: -1)
@@ -98,8 +103,9 @@ public struct DescriptorStream: ~Copyable, Sendable {
       var count: Int32 = 0
       var isTruncated: Int32 = 0
       var slots = numbers.mutableSpan
+      var room = bytes.mutableSpan
       // unsafe: both buffers are valid during the call and as long as the call is told.
-      let result = unsafe bytes.withUnsafeMutableBytes { buffer in
+      let result = unsafe room.withUnsafeMutableBytes { buffer in
         unsafe slots.withUnsafeMutableBufferPointer { slots in
           unsafe clinux_receive_with_descriptors(
             descriptor.rawValue, buffer.baseAddress, buffer.count, slots.baseAddress,
