@@ -11,8 +11,10 @@ import Testing
     ("file:a:b", .file(path: "a:b")),
     ("snapshot:/x", .snapshot(path: "/x")),
     ("pid:42", .process(pid: 42, ranges: [])),
-    ("pid:42:1000-3000,7f0000000000-7f0000001000",
-      .process(pid: 42, ranges: [0x1000..<0x3000, 0x7f00_0000_0000..<0x7f00_0000_1000])),
+    (
+      "pid:42:1000-3000,7f0000000000-7f0000001000",
+      .process(pid: 42, ranges: [0x1000..<0x3000, 0x7f00_0000_0000..<0x7f00_0000_1000])
+    ),
   ]) func parsesAndPrints(_ text: String, _ expected: MemorySource) throws {
     #expect(try MemorySource(parsing: text) == expected)
     #expect(expected.description == text)
