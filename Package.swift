@@ -66,8 +66,8 @@ let package = Package(
     module(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
-    module("Session", ["Migration", "Pages", "System", "Wire"]),
-    module("Reporting", ["Pages"]),
+    module("Session", ["Codec", "Migration", "Pages", "System", "UFFD", "Wire"]),
+    module("Reporting", ["Pages", "System"]),
 
     tests(of: "Pages", []),
     tests(of: "Wire", ["Codec", "Pages"]),
@@ -77,6 +77,8 @@ let package = Package(
     tests(of: "UFFD", ["CLinux", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
-    tests(of: "Session", ["Migration", "Pages", "System"]),
+    tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
+    tests(of: "Reporting", ["Pages", "System"]),
+    tests(of: "VMM", ["Pages", "System"]),
   ]
 )
