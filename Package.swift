@@ -27,7 +27,6 @@ func tests(of name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
-let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 
 let package = Package(
   name: "postcopy",
@@ -68,6 +67,9 @@ let package = Package(
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
     module("Session", ["Migration", "Pages", "System", "Wire"]),
     module("Reporting", ["Pages"]),
+
+    // Executables: options and wiring.
+    module("CommandOptions", [argumentParser]),
 
     tests(of: "Pages", []),
     tests(of: "Wire", ["Codec", "Pages"]),

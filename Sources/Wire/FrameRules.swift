@@ -1,0 +1,75 @@
+/// Which of the two hosts sends.
+public enum Peer: UInt8, CaseIterable, Hashable, Sendable {
+  /// `page-server`: it listens, and has the pages.
+  case source = 0
+  /// `postcopyd`: it dials, and needs them.
+  case destination = 1
+}
+
+// What a frame of each type may look like, in one place: encoder, decoder, tests and
+// `Documentation/protocol.md` follow these tables.
+extension FrameType {
+  /// Whether the header names a run of pages. In all other frames region, page index, page count
+  /// and sequence are zero.
+  @inlinable
+  public var namesPages: Bool {
+    switch self {
+    case .request, .pages, .zeroPages, .poisonedPages: true
+    case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
+      .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .zeroMap, .pushFinished,
+      .credit, .deviceState:
+      false
+    }
+  }
+
+  /// The flags that a frame of this type may carry.
+  @inlinable
+  public var allowedFlags: FrameFlags {
+    switch self {
+    case .pages, .zeroPages, .poisonedPages: [.demanded, .hasPayloadChecksum]
+    case .deviceState: [.last, .hasPayloadChecksum]
+    case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
+      .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .request, .zeroMap,
+      .pushFinished, .credit:
+      .hasPayloadChecksum
+    }
+  }
+
+  /// The payload sizes that a frame of this type may announce, in bytes.
+  @inlinable
+  public var payloadByteCounts: ClosedRange<Int> {
+    switch self {
+    // Another version's hello may be shorter than ours; it must come through to be refused.
+    case .hello: WireLimits.helloPrefixByteCount...WireLimits.maximumControlPayloadByteCount
+    case .welcome: WireLimits.welcomeFixedByteCount...WireLimits.maximumControlPayloadByteCount
+    case .refuse: 4...4 + WireLimits.maximumReasonByteCount
+    case .abort, .aborted, .parked: 12...12 + WireLimits.maximumReasonByteCount
+    case .ready, .discarded, .prepared, .go, .complete, .completeAcknowledged, .ping, .pong,
+      .credit:
+      8...8
+    case .frozen, .ran: 16...16
+    case .request, .zeroPages, .poisonedPages, .pushFinished: 0...0
+    case .pages: WireLimits.smallestPageByteCount...WireLimits.maximumPagePayloadByteCount
+    case .zeroMap:
+      WireLimits.zeroMapEntryByteCount...WireLimits.maximumZeroMapRunCount
+        * WireLimits.zeroMapEntryByteCount
+    case .deviceState: 0...WireLimits.maximumControlPayloadByteCount
+    }
+  }
+
+  /// Whether that peer may send a frame of this type on a connection of that role.
+  public func isAllowed(from sender: Peer, on role: ConnectionRole) -> Bool {
+    switch self {
+    case .refuse: true
+    case .hello: sender == .destination
+    case .welcome: sender == .source
+    case .frozen, .go, .completeAcknowledged, .abort: sender == .source && role == .urgent
+    case .ready, .discarded, .prepared, .ran, .complete, .aborted, .request:
+      sender == .destination && role == .urgent
+    case .ping, .pong, .parked: role == .urgent
+    case .pages, .zeroPages, .poisonedPages: sender == .source
+    case .zeroMap, .pushFinished, .deviceState: sender == .source && role == .bulk
+    case .credit: sender == .destination && role == .bulk
+    }
+  }
+}
