@@ -67,7 +67,7 @@ let package = Package(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
     module("Session", ["Codec", "Migration", "Pages", "System", "UFFD", "Wire"]),
-    module("Reporting", ["Pages", "System"]),
+    module("Reporting", ["Migration", "Pages", "System", "Wire"]),
 
     tests(of: "Pages", []),
     tests(of: "Wire", ["Codec", "Pages"]),
@@ -78,7 +78,7 @@ let package = Package(
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
     tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
-    tests(of: "Reporting", ["Pages", "System"]),
+    tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
     tests(of: "VMM", ["Pages", "System"]),
   ]
 )
