@@ -66,7 +66,7 @@ let package = Package(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
     module("Session", ["Codec", "Migration", "Pages", "System", "UFFD", "Uring", "Wire"]),
-    module("Reporting", ["Pages", "System"]),
+    module("Reporting", ["Migration", "Pages", "System", "Wire"]),
 
     // The test VMM: its guest program, its reusable parts, its executable.
     .target(
@@ -97,7 +97,7 @@ let package = Package(
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
     tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
-    tests(of: "Reporting", ["Pages", "System"]),
+    tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
     tests(of: "VMM", ["Pages", "System"]),
   ]
 )
