@@ -27,7 +27,6 @@ func tests(of name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let argumentParser = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
-let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 
 let package = Package(
   name: "postcopy",
@@ -66,8 +65,25 @@ let package = Package(
     module(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
-    module("Session", ["Migration", "Pages", "System", "Wire"]),
+    module("Session", ["Codec", "Migration", "Pages", "System", "Uring", "Wire"]),
     module("Reporting", ["Pages"]),
+
+    // The test VMM: its guest program, its reusable parts, its executable.
+    .target(
+      name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
+    .target(
+      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD"],
+      path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
+    .executableTarget(
+      name: "microvm", dependencies: ["GuestKit", "Pages", "System", argumentParser],
+      path: "Tools/Sources/microvm", cSettings: cSettings, swiftSettings: strictSettings),
+    .testTarget(
+      name: "MicrovmTests",
+      dependencies: ["CGuestProgram", "CLinux", "GuestKit", "Pages", "System", "microvm"],
+      cSettings: cSettings, swiftSettings: strictSettings),
+
+    // Executables: options and wiring.
+    module("CommandOptions", [argumentParser]),
 
     tests(of: "Pages", []),
     tests(of: "Codec", []),
@@ -75,7 +91,9 @@ let package = Package(
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
     tests(of: "System", ["Pages"]),
-    tests(of: "UFFD", ["CLinux", "Pages", "System"]),
+    .target(
+      name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
+    tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
     tests(of: "Session", ["Migration", "Pages", "System"]),
