@@ -65,8 +65,8 @@ let package = Package(
     module(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
-    module("Session", ["Codec", "Migration", "Pages", "System", "Uring", "Wire"]),
-    module("Reporting", ["Pages"]),
+    module("Session", ["Codec", "Migration", "Pages", "System", "UFFD", "Uring", "Wire"]),
+    module("Reporting", ["Migration", "Pages", "System", "Wire"]),
 
     // The test VMM: its guest program, its reusable parts, its executable.
     .target(
@@ -96,6 +96,8 @@ let package = Package(
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
-    tests(of: "Session", ["Migration", "Pages", "System"]),
+    tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
+    tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
+    tests(of: "VMM", ["Pages", "System"]),
   ]
 )

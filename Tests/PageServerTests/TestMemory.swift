@@ -14,6 +14,11 @@ final class TestMemory: Sendable {
   var path: String { "/proc/self/fd/\(descriptor.rawValue)" }
   var source: MemorySource { .file(path: path) }
 
+  /// Opens it as a backing; itself it lives on at least as long as that takes.
+  func open() throws -> any MemoryBacking {
+    try withExtendedLifetime(self) { try source.open() }
+  }
+
   init(pageCount: Int, isHuge: Bool = false) throws {
     pageByteCount = isHuge ? 2 << 20 : Self.page
     self.pageCount = pageCount
