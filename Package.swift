@@ -65,8 +65,8 @@ let package = Package(
     module(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
-    module("Session", ["Migration", "Pages", "System", "Wire"]),
-    module("Reporting", ["Pages"]),
+    module("Session", ["Codec", "Migration", "Pages", "System", "UFFD", "Uring", "Wire"]),
+    module("Reporting", ["Migration", "Pages", "System", "Wire"]),
 
     // The test VMM: its guest program, its reusable parts, its executable.
     .target(
@@ -86,13 +86,18 @@ let package = Package(
     module("CommandOptions", [argumentParser]),
 
     tests(of: "Pages", []),
+    tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
     tests(of: "System", ["Pages"]),
-    tests(of: "UFFD", ["CLinux", "Pages", "System"]),
+    .target(
+      name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
+    tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
-    tests(of: "Session", ["Migration", "Pages", "System"]),
+    tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
+    tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
+    tests(of: "VMM", ["Pages", "System"]),
   ]
 )
