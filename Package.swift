@@ -65,8 +65,22 @@ let package = Package(
     module(
       "FaultHandler",
       ["Codec", "Migration", "Pages", "Session", "System", "UFFD", "Uring", "VMM", "Wire"]),
-    module("Session", ["Migration", "Pages", "System", "Wire"]),
-    module("Reporting", ["Pages"]),
+    module("Session", ["Codec", "Migration", "Pages", "System", "UFFD", "Uring", "Wire"]),
+    module("Reporting", ["Migration", "Pages", "System", "Wire"]),
+
+    // The test VMM: its guest program, its reusable parts, its executable.
+    .target(
+      name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
+    .target(
+      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD"],
+      path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
+    .executableTarget(
+      name: "microvm", dependencies: ["GuestKit", "Pages", "System", argumentParser],
+      path: "Tools/Sources/microvm", cSettings: cSettings, swiftSettings: strictSettings),
+    .testTarget(
+      name: "MicrovmTests",
+      dependencies: ["CGuestProgram", "CLinux", "GuestKit", "Pages", "System", "microvm"],
+      cSettings: cSettings, swiftSettings: strictSettings),
 
     // Executables: options and wiring.
     module("CommandOptions", [argumentParser]),
@@ -81,13 +95,18 @@ let package = Package(
       path: "Tools/Sources/fault-latency", cSettings: cSettings, swiftSettings: strictSettings),
 
     tests(of: "Pages", []),
+    tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
     tests(of: "System", ["Pages"]),
-    tests(of: "UFFD", ["CLinux", "Pages", "System"]),
+    .target(
+      name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
+    tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
-    tests(of: "Session", ["Migration", "Pages", "System"]),
+    tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
+    tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
+    tests(of: "VMM", ["Pages", "System"]),
   ]
 )
