@@ -19,6 +19,11 @@ func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     name: name, dependencies: dependencies, cSettings: cSettings, swiftSettings: strictSettings)
 }
 
+func executable(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .executableTarget(
+    name: name, dependencies: dependencies, cSettings: cSettings, swiftSettings: strictSettings)
+}
+
 func tests(of name: String, _ dependencies: [Target.Dependency]) -> Target {
   .testTarget(
     name: "\(name)Tests", dependencies: [.init(stringLiteral: name)] + dependencies,
@@ -83,7 +88,20 @@ let package = Package(
       cSettings: cSettings, swiftSettings: strictSettings),
 
     // Executables: options and wiring.
-    module("CommandOptions", [argumentParser]),
+    module("CommandOptions", ["Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
+    executable(
+      "page-server",
+      [
+        "CommandOptions", "Migration", "PageServer", "Prefetch", "Reporting", "Session", "System",
+        "Uring", "VMM", "Wire", argumentParser,
+      ]),
+    executable(
+      "postcopyd",
+      [
+        "CommandOptions", "FaultHandler", "Migration", "Reporting", "Session", "System", "Uring",
+        "VMM", "Wire", argumentParser,
+      ]),
+    executable("postcopyctl", ["CommandOptions", "Session", "System", argumentParser]),
 
     // The benchmark and the C program that it compares with.
     .executableTarget(
