@@ -72,10 +72,10 @@ let package = Package(
     .target(
       name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
     .target(
-      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD"],
+      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
       path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
     .executableTarget(
-      name: "microvm", dependencies: ["GuestKit", "Pages", "System", argumentParser],
+      name: "microvm", dependencies: ["GuestKit", "Pages", "System", "VMM", argumentParser],
       path: "Tools/Sources/microvm", cSettings: cSettings, swiftSettings: strictSettings),
     .testTarget(
       name: "MicrovmTests",
@@ -84,6 +84,15 @@ let package = Package(
 
     // Executables: options and wiring.
     module("CommandOptions", [argumentParser]),
+
+    // The benchmark and the C program that it compares with.
+    .executableTarget(
+      name: "fault-latency-reference", path: "Tools/Sources/fault-latency-reference",
+      cSettings: cSettings),
+    .executableTarget(
+      name: "fault-latency",
+      dependencies: ["CLinux", "Pages", "System", "UFFD", argumentParser],
+      path: "Tools/Sources/fault-latency", cSettings: cSettings, swiftSettings: strictSettings),
 
     tests(of: "Pages", []),
     tests(of: "Codec", []),
