@@ -85,6 +85,15 @@ let package = Package(
     // Executables: options and wiring.
     module("CommandOptions", [argumentParser]),
 
+    // The benchmark and the C program that it compares with.
+    .executableTarget(
+      name: "fault-latency-reference", path: "Tools/Sources/fault-latency-reference",
+      cSettings: cSettings),
+    .executableTarget(
+      name: "fault-latency",
+      dependencies: ["CLinux", "Pages", "System", "UFFD", argumentParser],
+      path: "Tools/Sources/fault-latency", cSettings: cSettings, swiftSettings: strictSettings),
+
     tests(of: "Pages", []),
     tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
