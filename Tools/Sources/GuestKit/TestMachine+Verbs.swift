@@ -1,6 +1,6 @@
 internal import CGuestProgram
 internal import Glibc
-public import Pages
+internal import Pages
 internal import System
 
 /// The life of the guest: what the control socket's verbs do.

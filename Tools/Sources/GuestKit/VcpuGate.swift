@@ -20,6 +20,15 @@ public struct Mismatch: Hashable, Sendable, Codable {
   /// One sentence.
   public var what: String
 
+  /// For a person, loudly.
+  public var report: String {
+    """
+    microvm: GUEST STOPPED, \(what): vCPU \(vcpu), image page \(imagePage), expected version \
+    \(expectedVersion)\(wasRemoved ? " or zeros (given back)" : ""), found words \(foundWord0), \
+    \(foundWord1)
+    """
+  }
+
   enum CodingKeys: String, CodingKey {
     case vcpu, what
     case imagePage = "image_page"
