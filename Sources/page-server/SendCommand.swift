@@ -88,24 +88,46 @@ struct SendCommand: ParsableCommand {
       throw ValidationError(
         "--bulk-connections must be 1 to \(WireLimits.maximumBulkConnectionCount)")
     }
+    _ = try common.vmName()
+    _ = try memorySource()
+    _ = try common.frontEnd(vmm)
+    _ = try common.endpoint(listen, option: "--listen")
   }
 
   func run() throws {
     // Before any thread: they inherit what is blocked.
     let signals = try SignalSource()
-    let console = common.console()
-    let startedAt = WallClock.timestamp()
-    let describe = SendReporter(vmName: common.vm, console: console)
-    let result: SourceResult
-    do throws(Refusal) {
-      let session = try SourceSession(try configuration(), observer: describe.note)
-      result = try Self.running { try session.run(signals: signals) }
-    } catch {
-      result = SourceResult(
-        outcome: Outcome(
-          ending: .refused, reason: error, source: .untouched, destination: .untouched))
+    let reporter = SendReporter(vmName: common.vm, mode: mode.rawValue, console: common.console())
+    do {
+      let session = try SourceSession(try configuration(), observer: reporter.note)
+      let result = try session.run(signals: signals)
+      reporter.finish(result)
+      throw ExitCode(result.outcome.ending.exitCode)
+    } catch let refusal as Refusal {
+      throw ExitCode(reporter.finish(refusal))
     }
-    describe.finish(result, mode: mode.rawValue, startedAt: startedAt)
-    throw ExitCode(result.outcome.ending.exitCode)
+  }
+
+  private func configuration() throws -> SourceConfiguration {
+    var configuration = SourceConfiguration(
+      vmName: try common.vmName(), memory: try memorySource(), frontEnd: try common.frontEnd(vmm),
+      endpoint: try common.endpoint(listen, option: "--listen"), token: try common.token(),
+      directory: try common.directory())
+    configuration.mode = mode == .quick ? .quick : .postCopy
+    configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
+    configuration.bulkConnectionCount = UInt8(bulkConnections)
+    configuration.urgentPlacement.processor = urgentCPU
+    configuration.bulkPlacement.processor = bulkCPU
+    if mode == .quick {
+      // Everything is copied while the VM stands still: no limit would fit every image.
+      configuration.limits.handOverNanoseconds = nil
+    }
+    return configuration
+  }
+
+  private func memorySource() throws -> MemorySource {
+    do throws(MemorySourceError) {
+      return try MemorySource(parsing: memory)
+    } catch { throw ValidationError("--memory: \(error)") }
   }
 }
