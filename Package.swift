@@ -72,10 +72,10 @@ let package = Package(
     .target(
       name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
     .target(
-      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD"],
+      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
       path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
     .executableTarget(
-      name: "microvm", dependencies: ["GuestKit", "Pages", "System", argumentParser],
+      name: "microvm", dependencies: ["GuestKit", "Pages", "System", "VMM", argumentParser],
       path: "Tools/Sources/microvm", cSettings: cSettings, swiftSettings: strictSettings),
     .testTarget(
       name: "MicrovmTests",

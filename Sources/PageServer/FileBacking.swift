@@ -92,7 +92,9 @@ public final class FileBacking: MemoryBacking {
   }
 
   /// Finds holes with SEEK_HOLE and SEEK_DATA: one stretch a call. hugetlbfs calls everything data.
-  public func nextAbsent(in range: Range<UInt64>) throws(MemoryError) -> AbsentSearch {
+  public func searchAbsent(
+    in range: Range<UInt64>, _ found: (Range<UInt64>) -> Void
+  ) throws(MemoryError) -> UInt64 {
     let page = UInt64(PageSize.small.byteCount)
     var start = range.upperBound
     var end = range.upperBound
@@ -109,7 +111,8 @@ public final class FileBacking: MemoryBacking {
     // Rounded inwards: a page that is only partly a hole is no absent page.
     let first = (start + page - 1) / page * page
     let last = end / page * page
-    return AbsentSearch(absent: first < last ? first..<last : nil, end: max(end, start))
+    if first < last { found(first..<last) }
+    return max(end, start)
   }
 
   /// Whether an error of pread(2) proves that the page itself is broken, so that the guest is to

@@ -29,20 +29,11 @@ public enum MemoryRead: Hashable, Sendable {
   case poisoned(atOffset: Int)
 }
 
-/// How far a search for absent memory came.
-public struct AbsentSearch: Hashable, Sendable {
-  /// Bytes of the image that read as zeros because nothing was ever there; nil when none was found
-  /// up to `end`.
-  public let absent: Range<UInt64>?
-  /// Where to search on.
-  public let end: UInt64
-}
-
 /// The memory of one VM, read by the kernel's copying alone. No mapping: what the medium loses is
 /// an error to be judged here, and not a signal that kills the server.
 ///
 /// Offsets are those of the image. `read` may be called by several threads at once,
-/// `nextAbsent` and `markFrozen` by one at a time.
+/// `searchAbsent` and `markFrozen` by one at a time.
 public protocol MemoryBacking: AnyObject, Sendable {
   /// Where it is, as the user wrote it.
   var source: MemorySource { get }
@@ -62,9 +53,12 @@ public protocol MemoryBacking: AnyObject, Sendable {
     into bytes: inout MutableRawSpan, at offset: UInt64, pageByteCount: Int
   ) throws(MemoryError) -> MemoryRead
 
-  /// Looks for absent memory in `range`, for a bounded time: the first stretch found, clipped to
-  /// the range and to whole 4 KiB pages, or how far it came without.
-  func nextAbsent(in range: Range<UInt64>) throws(MemoryError) -> AbsentSearch
+  /// Looks for memory in `range` that reads as zeros because nothing was ever there, for a bounded
+  /// time: a stretch or a chunk. Calls `found` for each run, in whole 4 KiB pages inside the range.
+  /// Returns where to search on.
+  func searchAbsent(
+    in range: Range<UInt64>, _ found: (Range<UInt64>) -> Void
+  ) throws(MemoryError) -> UInt64
 }
 
 extension MemorySource {

@@ -90,33 +90,30 @@ public final class ProcessBacking: MemoryBacking {
     return .complete
   }
 
-  /// Finds pages of private anonymous memory that were never touched, through the page map.
-  public func nextAbsent(in range: Range<UInt64>) throws(MemoryError) -> AbsentSearch {
+  /// Finds pages of private anonymous memory that were never touched, through the page map: one
+  /// chunk of it a call.
+  public func searchAbsent(
+    in range: Range<UInt64>, _ found: (Range<UInt64>) -> Void
+  ) throws(MemoryError) -> UInt64 {
     let start = address(of: range.lowerBound)
     let shift = start - range.lowerBound
     let end = range.upperBound + shift
     let part = privateAnonymous.withLock { parts in
       parts.first { $0.upperBound > start && $0.lowerBound < end }
     }
-    guard let part else { return AbsentSearch(absent: nil, end: range.upperBound) }
+    guard let part else { return range.upperBound }
     let from = max(start, part.lowerBound)
     let limit = min(end, part.upperBound)
-    var found: Range<UInt64>?
-    var looked = 0
+    let looked: Int
     do throws(Errno) {
       looked = try memory.absentPages(
         atAddress: from, pageCount: Int((limit - from) / ProcessMemory.pageMapPageByteCount)
-      ) { run in
-        if found == nil { found = run }
-      }
+      ) { run in found(run.lowerBound - shift..<run.upperBound - shift) }
     } catch {
       throw .unreadable(name: source.description, offset: range.lowerBound, error)
     }
     guard looked > 0 else { throw .processGone(name: source.description) }
-    let reached = from + UInt64(looked) * ProcessMemory.pageMapPageByteCount
-    guard let found else { return AbsentSearch(absent: nil, end: reached - shift) }
-    return AbsentSearch(
-      absent: found.lowerBound - shift..<found.upperBound - shift, end: found.upperBound - shift)
+    return from + UInt64(looked) * ProcessMemory.pageMapPageByteCount - shift
   }
 
   /// The address of an image offset. Ranges lie one behind the other in the image.

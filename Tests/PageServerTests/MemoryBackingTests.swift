@@ -80,7 +80,7 @@ import Testing
     #expect(throws: lost) { try backing.read(page: 12) }
     // Pages before the end are no more to be trusted: somebody is at work on the file.
     #expect(throws: lost) { try backing.read(page: 0) }
-    #expect(throws: lost) { try backing.nextAbsent(in: 0..<65536) }
+    #expect(throws: lost) { try backing.searchAbsent(in: 0..<65536) { _ in } }
     // Extended again, the lost pages read as zeros without any error of the kernel's.
     try memory.descriptor.setByteCount(16 * 4096, operand: "test")
     #expect(throws: MemoryError.changed(name: memory.source.description)) {

@@ -153,7 +153,7 @@ final class IdleProcess {
     process.end()
     let gone = MemoryError.processGone(name: backing.source.description)
     #expect(throws: gone) { try backing.read(page: 0) }
-    #expect(throws: gone) { try backing.nextAbsent(in: 0..<4096) }
+    #expect(throws: gone) { try backing.searchAbsent(in: 0..<4096) { _ in } }
     #expect(throws: gone) { try backing.markFrozen() }
   }
 

@@ -106,12 +106,11 @@ extension MemoryBacking {
       let end = (region.imageOffset + region.byteCount).rawValue
       var position = region.imageOffset.rawValue
       while position < end {
-        let search = try nextAbsent(in: position..<end)
-        if let absent = search.absent {
+        let next = try searchAbsent(in: position..<end) { absent in
           found.append(Int(absent.lowerBound / 4096)..<Int(absent.upperBound / 4096))
         }
-        precondition(search.end > position)
-        position = search.end
+        precondition(next > position)
+        position = next
       }
     }
     return found
