@@ -97,11 +97,13 @@ must_have_run() {
 }
 
 print_stages() {
+  local reasons
   printf '\n%-18s %8s\n' stage time
   printf '%s\n' "${stage_table[@]}"
-  if grep -hE '^[^A-Za-z0-9]+ Test .* skipped(: |\.?$)|^check skipped: ' "$stage_logs"/*.log >/dev/null 2>&1; then
-    printf '\nSkipped, with the tests'"'"' own reasons:\n'
-    { grep -hE '^[^A-Za-z0-9]+ Test .* skipped(: |\.?$)|^check skipped: ' "$stage_logs"/*.log || true; } |
-      sort | uniq -c | head -n 40
+  # A test's own line, or the demo's.
+  reasons=$(grep -hE '^[^A-Za-z0-9]+ Test .* skipped(: |\.?$)|^check skipped: ' \
+    "$stage_logs"/*.log 2>/dev/null | sort | uniq -c | head -n 40 || true)
+  if [ -n "$reasons" ]; then
+    printf '\nSkipped, with the reasons:\n%s\n' "$reasons"
   fi
 }
