@@ -13,6 +13,8 @@ enum MemoryKind: String, CaseIterable, CustomTestStringConvertible, Sendable {
   var testDescription: String { rawValue }
   var isHugetlb: Bool { self == .hugetlb || self == .privateHugetlb }
   var isShared: Bool { self == .shmem || self == .hugetlb }
+  /// Whether the kernel keeps marks of protection when page tables are dropped.
+  var isFileBacked: Bool { self != .anonymous }
   var pageSize: PageSize { isHugetlb ? .huge : .small }
 
   /// Shared memory is where minor faults are.
