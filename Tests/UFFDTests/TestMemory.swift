@@ -93,6 +93,15 @@ struct TestMemory: ~Copyable {
     try #require(alias).advanced(by: ByteCount(index * kind.pageSize.byteCount))
   }
 
+  /// Takes the page at `index` out of the memory file.
+  func punch(_ index: Int) throws {
+    let file = try #require(file)
+    let size = kind.pageSize.byteCount
+    let mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    let result = fallocate(file.descriptor.rawValue, mode, off_t(index * size), off_t(size))
+    try #require(result == 0, "a page can be punched out of a memory file")
+  }
+
   /// The content of a page that holds `byte` everywhere.
   func content(_ byte: UInt8, pageCount: Int = 1) -> [UInt8] {
     [UInt8](repeating: byte, count: pageCount * kind.pageSize.byteCount)
