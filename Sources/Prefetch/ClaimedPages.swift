@@ -6,7 +6,7 @@ public import Pages
 /// bulk threads share; `PageBitmap` serves tests and simulation. A search may be a moment old: a
 /// page that it calls unclaimed can be claimed by the time that it is sent, so the sender claims
 /// first and sends what it won.
-public protocol ClaimedPages {
+public protocol ClaimedPages: ~Copyable {
   /// Whether the page is claimed.
   func isClaimed(_ flatIndex: Int) -> Bool
   /// The first unclaimed page in `start..<end`; takes 64 pages at a time.

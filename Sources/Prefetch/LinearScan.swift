@@ -21,7 +21,7 @@ public struct LinearScan: PrefetchPolicy {
   public mutating func noteDemand(_ run: PageRun) {}
 
   /// See `PrefetchPolicy`.
-  public mutating func next(skipping claimed: borrowing some ClaimedPages) -> PageRun? {
+  public mutating func next(skipping claimed: borrowing some ClaimedPages & ~Copyable) -> PageRun? {
     var found = claimed.firstUnclaimed(from: cursor, before: pageCount)
     if found == nil { found = claimed.firstUnclaimed(from: 0, before: cursor) }
     guard let start = found else {

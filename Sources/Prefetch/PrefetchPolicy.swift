@@ -14,7 +14,7 @@ public protocol PrefetchPolicy: Sendable {
   /// nil once every page of the image is claimed.
   ///
   /// The caller claims the run before it asks again.
-  mutating func next(skipping claimed: borrowing some ClaimedPages) -> PageRun?
+  mutating func next(skipping claimed: borrowing some ClaimedPages & ~Copyable) -> PageRun?
 }
 
 /// The policies, by the names that users give them.
@@ -28,7 +28,7 @@ public enum PrefetchKind: String, CaseIterable, Hashable, Sendable {
   public func makePolicy(for layout: ImageLayout) -> any PrefetchPolicy {
     switch self {
     case .linear: LinearScan(layout: layout)
-    case .bubbling: LinearScan(layout: layout)
+    case .bubbling: Bubbling(layout: layout)
     }
   }
 }

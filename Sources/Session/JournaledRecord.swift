@@ -22,6 +22,7 @@ private enum RecordNumber: UInt8 {
   case goAccepted = 9
   case ran = 10
   case complete = 11
+  case runRuledOut = 12
 }
 
 extension SourceRecord: JournaledRecord {
@@ -61,7 +62,7 @@ extension SourceRecord: JournaledRecord {
     case .fenced: self = .fenced(epoch: epoch)
     case .completed: self = .completed(epoch: epoch)
     case .aborted: self = .aborted(epoch: epoch)
-    case .prepared, .goAccepted, .ran, .complete:
+    case .prepared, .goAccepted, .runRuledOut, .ran, .complete:
       throw JournalFormatError("record \(number.rawValue) belongs to the destination")
     }
   }
@@ -84,6 +85,7 @@ extension DestinationRecord: JournaledRecord {
       writer.appendOpening(session: session, epoch: epoch, mode: mode)
     case .prepared(let epoch): writer.append(.prepared, epoch)
     case .goAccepted(let epoch): writer.append(.goAccepted, epoch)
+    case .runRuledOut(let epoch): writer.append(.runRuledOut, epoch)
     case .ran(let epoch): writer.append(.ran, epoch)
     case .complete(let epoch): writer.append(.complete, epoch)
     case .aborted(let epoch, let refusal):
@@ -102,6 +104,7 @@ extension DestinationRecord: JournaledRecord {
       self = .opened(session: session, epoch: epoch, mode: mode)
     case .prepared: self = .prepared(epoch: epoch)
     case .goAccepted: self = .goAccepted(epoch: epoch)
+    case .runRuledOut: self = .runRuledOut(epoch: epoch)
     case .ran: self = .ran(epoch: epoch)
     case .complete: self = .complete(epoch: epoch)
     case .aborted:

@@ -58,7 +58,7 @@ extension SessionHistory where Record == DestinationRecord {
       switch record {
       case .opened, .prepared: continue
       case .goAccepted, .ran: mayRun = true
-      case .complete, .aborted: mayRun = false
+      case .runRuledOut, .complete, .aborted: mayRun = false
       }
     }
     return mayRun

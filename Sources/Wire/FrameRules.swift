@@ -39,7 +39,8 @@ extension FrameType {
   @inlinable
   public var payloadByteCounts: ClosedRange<Int> {
     switch self {
-    case .hello: WireLimits.helloFixedByteCount + 1...WireLimits.maximumControlPayloadByteCount
+    // Another version's hello may be shorter than ours; it must come through to be refused.
+    case .hello: WireLimits.helloPrefixByteCount...WireLimits.maximumControlPayloadByteCount
     case .welcome: WireLimits.welcomeFixedByteCount...WireLimits.maximumControlPayloadByteCount
     case .refuse: 4...4 + WireLimits.maximumReasonByteCount
     case .abort, .aborted, .parked: 12...12 + WireLimits.maximumReasonByteCount

@@ -46,6 +46,10 @@ public enum WireField: String, Hashable, Sendable {
   case payloadChecksum
   /// Parts of hello and welcome.
   case magic, version, role, progress, mode, bulkConnectionCount, isHandedOff, regionCount
+  /// Parts of control messages: the epoch, a time.
+  case epoch, nanoseconds
+  /// A cumulative grant.
+  case credit
   /// The VM's name, or its length.
   case name
   /// The code of a refusal.

@@ -31,8 +31,19 @@ public enum WireLimits {
   public static let maximumReasonByteCount = 1024
   /// Runs in one zero map frame (16 bytes each).
   public static let maximumZeroMapRunCount = 4096
+  /// Pages of a whole image, all of them small: what a count of pages may say.
+  public static let maximumImagePageCount =
+    ImageLayout.maximumByteCount / UInt64(smallestPageByteCount)
+  /// Largest epoch: a session adds two or three, and no peer may bring us near an overflow.
+  public static let maximumEpoch: UInt64 = 1 << 48
+  /// Longest time that a peer may claim, 146 years: sums of it cannot overflow.
+  public static let maximumNanoseconds: UInt64 = 1 << 62
+  /// Largest cumulative credit, far above any image, sums of it cannot overflow.
+  public static let maximumCreditByteCount: UInt64 = 1 << 62
   /// Bytes of one entry of a zero map.
   public static let zeroMapEntryByteCount = 16
+  /// Bytes of a hello that are the same in all versions: magic and version.
+  public static let helloPrefixByteCount = 10
   /// Bytes of a hello before the VM's name.
   public static let helloFixedByteCount = 72
   /// Bytes of a welcome before the regions.
