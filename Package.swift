@@ -112,11 +112,16 @@ let package = Package(
       dependencies: ["CLinux", "Pages", "System", "UFFD", argumentParser],
       path: "Tools/Sources/fault-latency", cSettings: cSettings, swiftSettings: strictSettings),
 
+    .executableTarget(
+      name: "simulate", dependencies: ["Simulation", argumentParser],
+      path: "Tools/Sources/simulate", cSettings: cSettings, swiftSettings: strictSettings),
+
     tests(of: "Pages", []),
     tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
+    tests(of: "Simulation", []),
     tests(of: "System", ["Pages"]),
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
