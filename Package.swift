@@ -78,7 +78,7 @@ let package = Package(
     tests(of: "System", ["Pages"]),
     tests(of: "UFFD", ["CLinux", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
-    tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
+    tests(of: "FaultHandler", ["Codec", "CLinux", "Migration", "Pages", "System", "UFFD", "Uring", "Wire"]),
     tests(of: "Session", ["Migration", "Pages", "System"]),
   ]
 )
