@@ -5,7 +5,7 @@ internal import Pages
 ///
 /// Not `Synchronization.Mutex`: ThreadSanitizer reports false races under it (Swift 6.3).
 @safe
-public final class Lock<State>: @unchecked Sendable {
+public final class Lock<State: ~Copyable>: @unchecked Sendable {
   // Both stand at an address of their own for the lock's whole life: pthread requires it.
   private let mutex: UnsafeMutablePointer<pthread_mutex_t>
   private let state: UnsafeMutablePointer<State>

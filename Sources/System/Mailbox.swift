@@ -29,9 +29,10 @@ public final class Mailbox<Message: Sendable>: Sendable {
   public var readiness: WakeEvent { event }
 
   /// Appends a message and wakes the receiver; false when the queue is full and nothing was done.
-  public func post(_ message: Message) -> Bool {
+  /// `reserve` places count as taken: for a message that must always find room.
+  public func post(_ message: Message, leaving reserve: Int = 0) -> Bool {
     let position: Int? = slots.withLock { slots in
-      guard slots.count < capacity else { return nil }
+      guard slots.count < capacity - reserve else { return nil }
       slots.ring[(slots.first + slots.count) % capacity] = message
       slots.count += 1
       return slots.count

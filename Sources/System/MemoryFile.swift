@@ -13,12 +13,14 @@ public struct MemoryFile: ~Copyable, Sendable {
     case storage
   }
 
-  /// What a file looks like while nobody changes it other than through a mapping.
+  /// What tells that nobody has changed a file.
   public struct State: Hashable, Sendable {
     /// Its length.
     public let byteCount: UInt64
-    /// When it was last changed by a call (write, truncate, fallocate), in nanoseconds. Stores
-    /// through a mapping of a tmpfs or hugetlbfs file do not move it, nor do links and unlinks.
+    /// When it was last changed, in nanoseconds: by a call (write, truncate, fallocate), and on
+    /// tmpfs and disks by the first store to a page through a mapping (`fault_dirty_shared_page`,
+    /// Linux mm/memory.c). Links and unlinks do not move it, nor do stores to pages that are mapped
+    /// writable already.
     public let modifiedNanoseconds: Int64
   }
 

@@ -46,14 +46,25 @@ public final class Connection: Sendable {
     _ = Glibc.shutdown(descriptor.rawValue, Int32(SHUT_RDWR))
   }
 
+  /// Tells the peer that nothing more will be sent; what it sends still arrives.
+  public func endSending() {
+    // ENOTCONN: the peer was faster; nothing is left to be ended.
+    _ = Glibc.shutdown(descriptor.rawValue, Int32(SHUT_WR))
+  }
+
   /// Sends all bytes. Without a deadline it blocks as long as the peer lives: TCP_USER_TIMEOUT or
   /// `shutdown` ends it. One system call when there is room. After a throw an unknown part of the
-  /// bytes is on its way: the stream is of no further use.
-  public func send(_ bytes: RawSpan, until deadline: Instant? = nil) throws(ConnectionError) {
+  /// bytes is on its way: the stream is of no further use. `hasMore` lets the kernel wait for the
+  /// next send before it fills a packet.
+  public func send(
+    _ bytes: RawSpan, hasMore: Bool = false, until deadline: Instant? = nil
+  ) throws(ConnectionError) {
     try unsafe bytes.withUnsafeBytes { buffer throws(ConnectionError) in
       var sent = 0
+      let flags =
+        Int32(MSG_NOSIGNAL) | (deadline == nil ? 0 : Self.dontWait)
+        | (hasMore ? Int32(MSG_MORE) : 0)
       while sent < buffer.count {
-        let flags = Int32(MSG_NOSIGNAL) | (deadline == nil ? 0 : Self.dontWait)
         // unsafe: sent < count, so the rest of the span is valid for the call.
         let result = unsafe Glibc.send(
           descriptor.rawValue, buffer.baseAddress! + sent, buffer.count - sent, flags)

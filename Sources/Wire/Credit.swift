@@ -5,7 +5,8 @@ public import Pages
 /// connection in all, since it was opened.
 ///
 /// Cumulative, so that a grant that is repeated or overtaken does no harm: the larger one counts.
-/// Only the payload bytes of `pages` frames that were not demanded use credit up.
+/// Only the payloads of `pages` frames on this connection use credit up; device state and maps come
+/// before the push and are bounded by themselves.
 public enum Credit {
   /// The whole frame, ready to be sent.
   public static func encodedFrame(total: ByteCount, session: UInt32) -> [UInt8] {

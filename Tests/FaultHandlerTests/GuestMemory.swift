@@ -1,4 +1,5 @@
 import CLinux
+import CUFFDTestSupport
 import Codec
 import Glibc
 import Migration
@@ -91,12 +92,12 @@ final class GuestMemory: @unchecked Sendable {
 
   @inline(never)
   func word(page: Int, offset: Int) -> UInt64 {
-    unsafe base.load(fromByteOffset: page * pageSize.byteCount + offset, as: UInt64.self)
+    uffdtest_load(start + UInt64(page * pageSize.byteCount + offset))
   }
 
   @inline(never)
   func store(_ word: UInt64, page: Int) {
-    unsafe base.storeBytes(of: word, toByteOffset: page * pageSize.byteCount, as: UInt64.self)
+    uffdtest_store(start + UInt64(page * pageSize.byteCount), word)
   }
 
   /// Whether every word of the page is that one.
@@ -118,7 +119,17 @@ final class GuestMemory: @unchecked Sendable {
   }
 
   /// Moves the whole region to another address, and nothing back.
-  func moveAway() { _ = unsafe clinux_move_mapping(base, byteCount) }
+  func moveAway() {
+    // The target is a mapping of its own first, so that nothing else is there.
+    let target = unsafe mmap(nil, byteCount, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    _ = uffdtest_move_mapping(start, UInt64(byteCount), unsafe UInt64(UInt(bitPattern: target)))
+  }
+
+  /// The si_code of the SIGBUS that touching a page raises; 0 when it raises none.
+  func busError(page: Int) -> Int32 {
+    var word: UInt64 = 0
+    return unsafe uffdtest_try_load(start + UInt64(page * pageSize.byteCount), &word)
+  }
 
   /// Punches pages out of the memory file, which raises no event.
   func punch(page: Int) throws {

@@ -2,6 +2,7 @@
 #ifndef CLINUX_H
 #define CLINUX_H
 
+#include "kvm_abi.h"
 #include "linux_host.h"
 #include "linux_memory.h"
 #include "linux_system.h"

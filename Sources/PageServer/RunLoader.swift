@@ -1,0 +1,146 @@
+internal import Codec
+internal import Pages
+internal import System
+internal import Wire
+
+/// What a page turned out to be when it was read.
+enum PageKind {
+  case content
+  case zero
+  case poisoned
+}
+
+/// Pages of one run that are sent in one frame: neighbours of one kind.
+struct RunSegment {
+  let kind: PageKind
+  /// Position of the first page in the run.
+  let start: Int
+  let pageCount: Int
+}
+
+/// Reads runs into one thread's own buffer, sorts their pages by kind, and puts frame headers right
+/// in front of them, so that a segment is one send.
+struct RunLoader: ~Copyable {
+  /// Pages start here: on a page border, so that the kernel copies whole pages, with room for the
+  /// first header before it.
+  private static let firstPageOffset = 4096
+  /// The most pages in one run; the masks below have a bit for each.
+  static let maximumPageCount = WireLimits.maximumRunPageCount
+
+  private let backing: any MemoryBacking
+  private let layout: ImageLayout
+  private let session: UInt32
+  private let hasChecksums: Bool
+  private var buffer: PageBuffer
+
+  private var run: PageRun
+  private var pageSize = PageSize.small
+  private var zeroMask: UInt32 = 0
+  private var poisonMask: UInt32 = 0
+
+  init(_ context: SourceContext) throws(SystemError) {
+    backing = context.backing
+    layout = context.layout
+    session = context.session.shortID
+    hasChecksums = context.options.hasPayloadChecksums
+    let largest = layout.regions.reduce(0) { largest, region in
+      let pages = WireLimits.maximumRunPageCount(of: region.pageSize)
+      return max(largest, Int(pages.byteCount(of: region.pageSize).rawValue))
+    }
+    buffer = try PageBuffer(byteCount: Self.firstPageOffset + largest)
+    run = PageRun(region: RegionIndex(0), start: PageIndex(0), count: .zero)
+  }
+
+  /// Reads a run that exists in the image and fits one frame. Allocates nothing.
+  mutating func load(_ run: PageRun) throws(MemoryError) {
+    let region = layout.regions[Int(run.region.rawValue)]
+    let count = Int(run.count.rawValue)
+    invariant(
+      count > 0 && run.count <= WireLimits.maximumRunPageCount(of: region.pageSize),
+      "a run that is read fits one frame")
+    self.run = run
+    pageSize = region.pageSize
+    zeroMask = 0
+    poisonMask = 0
+    let size = pageSize.byteCount
+    let backing = backing
+    let imageOffset = region.imageOffset.rawValue + run.start.rawValue * UInt64(size)
+    var page = 0
+    while page < count {
+      let rest = pages(page..<count)
+      var span = buffer.mutableBytes(rest)
+      let result = try backing.read(
+        into: &span, at: imageOffset + UInt64(page * size), pageByteCount: size)
+      guard case .poisoned(let offset) = result else { break }
+      page += offset / size
+      poisonMask |= 1 << UInt32(page)
+      page += 1
+    }
+    for page in 0..<count where poisonMask & 1 << UInt32(page) == 0 {
+      if ZeroScan.isZero(buffer.bytes(pages(page..<page + 1))) { zeroMask |= 1 << UInt32(page) }
+    }
+  }
+
+  /// The segment that starts at a page of the run that was read; at most `limit` pages of it.
+  func segment(from start: Int, limit: Int = maximumPageCount) -> RunSegment {
+    let kind = kind(of: start)
+    var end = start + 1
+    while end < min(start + limit, Int(run.count.rawValue)), self.kind(of: end) == kind { end += 1 }
+    return RunSegment(kind: kind, start: start, pageCount: end - start)
+  }
+
+  /// How many pages the run has that was read.
+  var pageCount: Int { Int(run.count.rawValue) }
+
+  /// Bytes in each of them.
+  var pageByteCount: Int { pageSize.byteCount }
+
+  /// How many of them are poisoned.
+  var poisonedPageCount: Int { poisonMask.nonzeroBitCount }
+
+  /// The frame of one segment. Its header is written over the bytes before its first page: segments
+  /// are taken in the order of their pages, so those were sent already.
+  /// Returns where the whole frame lies, for `bytes`.
+  mutating func makeFrame(
+    _ segment: RunSegment, isDemanded: Bool, sequence: UInt32
+  ) -> Range<Int> {
+    let run = PageRun(
+      region: run.region, start: run.start.advanced(by: PageCount(segment.start)),
+      count: PageCount(segment.pageCount))
+    let pages = pages(segment.start..<segment.start + segment.pageCount)
+    let start = pages.lowerBound - WireLimits.headerByteCount
+    let header: FrameHeader
+    let end: Int
+    switch segment.kind {
+    case .content:
+      header = .pages(
+        run, pageSize: pageSize, isDemanded: isDemanded, session: session, sequence: sequence,
+        checksum: hasChecksums ? CRC32C.checksum(of: buffer.bytes(pages)) : nil)
+      end = pages.upperBound
+    case .zero:
+      header = .zeroPages(run, isDemanded: isDemanded, session: session, sequence: sequence)
+      end = pages.lowerBound
+    case .poisoned:
+      header = .poisonedPages(run, isDemanded: isDemanded, session: session, sequence: sequence)
+      end = pages.lowerBound
+    }
+    var room = buffer.mutableBytes(start..<pages.lowerBound)
+    header.encode(into: &room)
+    return start..<end
+  }
+
+  /// The bytes of a frame that was made; valid until the next one is.
+  @_lifetime(borrow self)
+  borrowing func bytes(_ frame: Range<Int>) -> RawSpan { buffer.bytes(frame) }
+
+  private func kind(of page: Int) -> PageKind {
+    let bit: UInt32 = 1 << UInt32(page)
+    return poisonMask & bit != 0 ? .poisoned : zeroMask & bit != 0 ? .zero : .content
+  }
+
+  private func pages(_ range: Range<Int>) -> Range<Int> {
+    let size = pageSize.byteCount
+    return Self.firstPageOffset + range.lowerBound * size..<Self.firstPageOffset
+      + range.upperBound * size
+  }
+}

@@ -1,0 +1,149 @@
+internal import Pages
+internal import System
+
+/// Why a range has to be sent again.
+@frozen
+public enum DirtyKind: Hashable, Sendable {
+  /// Its pages were written or dropped.
+  case written
+  /// Its pages are not mapped, and what the page tables know does not tell whether they changed.
+  case unpopulated
+}
+
+/// What kind of memory a tracker watches: it decides what a place without a page can hold.
+@frozen
+public enum TrackedMemory: Hashable, Sendable {
+  /// Without a file, not shared: what is not there reads as zeros, and dropping counts as written.
+  case privateAnonymous
+  /// A private mapping of a file, or private huge pages: dropping a page leaves its protection mark,
+  /// so every place that has no page is reported each round.
+  case privateFile
+  /// Shared: what is not mapped is in the file. A page that is punched out of the file keeps its mark
+  /// and is **not** reported: the file's own holes (SEEK_HOLE) tell of it, after the freeze.
+  case shared
+}
+
+/// Which pages of another process were written since the last round, while it runs.
+///
+/// That process owns a userfaultfd made with `UserfaultFeatures.asynchronousWriteProtect` and
+/// `.writeProtectUnpopulated`, and registered with `RegistrationModes.writeProtect` over the ranges.
+///
+/// **Pinned pages are not seen**: collect, the first round included, only while the process has no
+/// direct I/O under way; and writes through another mapping (vhost-user, VFIO) are never seen.
+///
+/// A stretch of 2 MiB without any page table is passed over by the scan, neither reported nor
+/// protected (Linux up to 6.18). So each round asks for such holes too. Of private anonymous memory
+/// it reports those that were none the last time: a hole that stays one reads as zeros still, and a
+/// page that is written into one is not protected and therefore found as written. Of other memory it
+/// reports them all: a page may have been written into a hole and its page table dropped again.
+public struct DirtyTracker: ~Copyable, Sendable {
+  private struct TrackedRange {
+    let range: HostRange
+    /// By block of `holeSize`, the first one being that of the range's start.
+    var holes: PageBitmap
+  }
+
+  /// What one page table covers: the size of the holes.
+  private static let holeSize = PageSize.huge
+
+  private let scanner: PagemapScanner
+  private let memory: TrackedMemory
+  private var ranges: [TrackedRange]
+  private var runs: PagemapRunBuffer
+
+  /// Tracks `ranges`, which are not empty, through the pagemap of the process that has them.
+  /// All of them are of one kind of memory.
+  public init(
+    scanner: consuming PagemapScanner, ranges: [HostRange], memory: TrackedMemory,
+    runCapacity: Int = PagemapRunBuffer.defaultCapacity
+  ) {
+    invariant(ranges.allSatisfy { $0.byteCount > .zero }, "a tracked range is not empty")
+    self.scanner = scanner
+    self.memory = memory
+    self.ranges = ranges.map { range in
+      let last = HostAddress(rawValue: range.end.rawValue - 1)
+      return TrackedRange(
+        range: range,
+        holes: PageBitmap(pageCount: Self.block(of: last, countedFrom: range.start) + 1))
+    }
+    self.runs = PagemapRunBuffer(capacity: runCapacity)
+  }
+
+  /// Reports everything on the first round, and on later ones what was written since the last; what
+  /// it reports as written it protects in the same atomic step.
+  ///
+  /// Written runs of a range come before its holes, each in the order of addresses. A page that is
+  /// written during the round is reported now, in the next round, or in both; so the last round is
+  /// one with the process stopped. ENOENT, thrown, when a range is not wholly mapped and tracked.
+  /// After a throw, what was reported so far may be protected already: start over with a new
+  /// tracker and a full copy.
+  public mutating func collect(
+    _ report: (HostRange, DirtyKind) -> Void
+  ) throws(UFFDError) {
+    for position in ranges.indices {
+      try checkIsTracked(ranges[position].range)
+      try scan(
+        ranges[position].range, for: PagemapQuestion(required: .isWritten), protecting: true
+      ) { report($0, .written) }
+      try collectHoles(at: position, report)
+    }
+  }
+
+  /// The scan passes over what is not mapped without a word; we do not.
+  private mutating func checkIsTracked(_ range: HostRange) throws(UFFDError) {
+    var byteCount = ByteCount.zero
+    try scan(range, for: PagemapQuestion(required: .isTracked)) {
+      byteCount = byteCount + $0.byteCount
+    }
+    guard byteCount == range.byteCount else {
+      throw UFFDError(.scanPagemap, range: range, errno: .noSuchEntry)
+    }
+  }
+
+  /// A page table's entry is written, present or, as the mark of a protected page that is not
+  /// there, swapped. Only where there is no page table it is none of these. Where such marks outlive
+  /// their pages, they are asked for as well.
+  private mutating func collectHoles(
+    at position: Int, _ report: (HostRange, DirtyKind) -> Void
+  ) throws(UFFDError) {
+    let range = ranges[position].range
+    let known = ranges[position].holes
+    let reportsKnown = memory != .privateAnonymous
+    var holes = PageBitmap(pageCount: known.pageCount)
+    var question = PagemapQuestion(required: .isTracked, excluded: [.isWritten, .isPresent])
+    if memory != .privateFile { question.excluded.insert(.isSwapped) }
+    try scan(range, for: question) { run in
+      var start = run.start
+      while start < run.end {
+        let block = Self.block(of: start, countedFrom: range.start)
+        let blockEnd = start.roundedDown(to: Self.holeSize)
+          .advanced(by: ByteCount(Self.holeSize.byteCount))
+        let end = min(blockEnd, run.end)
+        holes.insert(block)
+        if reportsKnown || !known[block] { report(HostRange(start: start, end: end), .unpopulated) }
+        start = end
+      }
+    }
+    ranges[position].holes = holes
+  }
+
+  private mutating func scan(
+    _ range: HostRange, for question: PagemapQuestion, protecting: Bool = false,
+    _ body: (HostRange) -> Void
+  ) throws(UFFDError) {
+    var rest = range
+    while rest.byteCount > .zero {
+      let reached = try scanner.scan(rest, for: question, protecting: protecting, into: &runs)
+      for position in 0..<runs.count { body(runs[position].range) }
+      // Each call ends behind where it began, or the kernel would have us loop for ever.
+      guard reached > rest.start, reached <= rest.end else {
+        throw UFFDError(.scanPagemap, range: rest, errno: .inputOutput)
+      }
+      rest = HostRange(start: reached, end: rest.end)
+    }
+  }
+
+  private static func block(of address: HostAddress, countedFrom start: HostAddress) -> Int {
+    Int((address.rawValue >> UInt64(holeSize.shift)) - (start.rawValue >> UInt64(holeSize.shift)))
+  }
+}
