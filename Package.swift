@@ -127,7 +127,12 @@ let package = Package(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
-    tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
+    tests(
+      of: "FaultHandler",
+      [
+        "Codec", "CLinux", "CUFFDTestSupport", "Migration", "Pages", "System", "UFFD", "Uring",
+        "Wire",
+      ]),
     tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
     tests(of: "VMM", ["CLinux", "Pages", "System"]),

@@ -106,6 +106,9 @@ public final class DestinationDataPlane {
   /// Whether nothing is awaited from the source any more.
   public var isComplete: Bool { parts.installer.isComplete }
 
+  /// The state of a page by its flat index.
+  func state(ofPage page: Int) -> PageState { parts.installer.state(ofPage: page) }
+
   /// Unregisters every region, so that the kernel answers what was never here with zeros. Legal only
   /// once everything is here; refused, and nothing done, before. The link goes on: what is left to
   /// say can be said. Done when `stop` returns.

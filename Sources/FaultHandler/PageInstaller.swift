@@ -105,6 +105,9 @@ final class PageInstaller: Sendable {
   /// Whether no page is missing or asked for.
   var isComplete: Bool { filling.withLock { $0.ledger.isComplete } }
 
+  /// The state of a page by its flat index.
+  func state(ofPage page: Int) -> PageState { filling.withLock { $0.ledger[page] } }
+
   /// Pages that are missing or asked for.
   var awaitedPageCount: Int {
     filling.withLock { $0.ledger.count(of: .missing) + $0.ledger.count(of: .requested) }
