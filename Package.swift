@@ -125,6 +125,6 @@ let package = Package(
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
     tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
-    tests(of: "VMM", ["CLinux", "Pages", "System"]),
+    tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
   ]
 )
