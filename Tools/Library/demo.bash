@@ -92,7 +92,7 @@ ctl() {
 
 # field SOCKET NAME: one field of a VM's status, without its quotes.
 field() {
-  ctl "$1" status | sed -n "s/.*\"$2\":\"\{0,1\}\([^\",}]*\).*/\1/p" | sed 's|\\/|/|g'
+  ctl "$1" status | sed -n "s/.*\"$2\" *: *\"\{0,1\}\([^\",}]*\).*/\1/p"
 }
 
 is_ready() { grep -q '^microvm: ready' "$directory/$1.log" 2>/dev/null; }
