@@ -135,6 +135,6 @@ let package = Package(
       ]),
     tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
-    tests(of: "VMM", ["CLinux", "Pages", "System"]),
+    tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
   ]
 )
