@@ -123,8 +123,8 @@ let package = Package(
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
     tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
-    tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
+    tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
-    tests(of: "VMM", ["Pages", "System"]),
+    tests(of: "VMM", ["CLinux", "Pages", "System"]),
   ]
 )

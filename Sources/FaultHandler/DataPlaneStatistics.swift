@@ -1,3 +1,5 @@
+public import System
+
 /// What the data plane has done so far.
 public struct DataPlaneStatistics: Sendable {
   /// Fault messages that were read, duplicates included.

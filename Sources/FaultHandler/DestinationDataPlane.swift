@@ -11,7 +11,7 @@ public enum DataPlaneError: Error, Hashable, Sendable, CustomStringConvertible {
   case system(SystemError)
   /// io_uring is not to be had.
   case ring(RingError)
-  /// `finish` came while pages are awaited.
+  /// `unregister` came while pages are awaited.
   case notComplete(awaitedPageCount: Int)
 
   /// One sentence for an operator.
@@ -29,10 +29,10 @@ public enum DataPlaneError: Error, Hashable, Sendable, CustomStringConvertible {
 /// what the source pushes.
 ///
 /// Made once both sides have shaken hands on all connections; its threads run from then on. The
-/// thread that made it calls its functions and takes its events; none of them blocks but `finish`
-/// and `park`, and none runs on a thread that a fault waits for.
+/// thread that made it calls its functions and takes its events; none of them blocks but `stop`,
+/// and none runs on a thread that a fault waits for.
 ///
-/// The memory it was made for must stay open at least until `finish` or `park` has returned.
+/// The memory it was made for must stay open at least until `stop` has returned.
 public final class DestinationDataPlane {
   private let parts: PlaneParts
   private let bulk: [Connection]
@@ -48,10 +48,12 @@ public final class DestinationDataPlane {
   /// - Parameters:
   ///   - states: a fresh file, one byte for each page of the image, all of them missing.
   ///   - faultPlacement: where the fault thread runs.
+  ///   - bulkPlacement: where the bulk installers run; a processor goes before a node of the memory.
   public init(
-    memory: borrowing AttachedMemory, states: PageStateFile, session: SessionID,
+    memory: borrowing AttachedMemory, states: MappedPageStates, session: SessionID,
     urgent: Connection, bulk: [Connection],
-    faultPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true)
+    faultPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
+    bulkPlacement: ThreadPlacement = ThreadPlacement()
   ) throws(DataPlaneError) {
     let layout = memory.document.layout
     invariant(
@@ -69,16 +71,16 @@ public final class DestinationDataPlane {
     self.bulk = bulk
     do throws(DataPlaneError) {
       try startFaultThread(faultPlacement)
-      try startBulkThreads(Self.nodes(of: memory))
+      try startBulkThreads(Self.nodes(of: memory), bulkPlacement)
     } catch {
-      park()
+      stop()
       throw error
     }
   }
 
   deinit {
     invariant(
-      faultThread == nil && bulkThreads.isEmpty, "a data plane is finished or parked before it goes"
+      faultThread == nil && bulkThreads.isEmpty, "a data plane is stopped before it goes"
     )
   }
 
@@ -104,26 +106,31 @@ public final class DestinationDataPlane {
   /// Whether nothing is awaited from the source any more.
   public var isComplete: Bool { parts.installer.isComplete }
 
-  /// Ends the migration: unregisters every region, so that the kernel answers what was never here
-  /// with zeros, and ends the threads. Legal only once everything is here; refused, and nothing
-  /// done, before.
-  public func finish() throws(DataPlaneError) {
+  /// Unregisters every region, so that the kernel answers what was never here with zeros. Legal only
+  /// once everything is here; refused, and nothing done, before. The link goes on: what is left to
+  /// say can be said. Done when `stop` returns.
+  public func unregister() throws(DataPlaneError) {
     let awaited = parts.installer.awaitedPageCount
     guard awaited == 0 else { throw .notComplete(awaitedPageCount: awaited) }
-    end(.finish)
-    invariant(
-      parts.hasFinished || parts.events.hasSaid(.userfaultFailed),
-      "a complete image stays complete")
+    parts.inbox.post(.unregister)
   }
 
-  /// Ends the threads and closes the connections' streams; memory, userfaultfd and page states stay
-  /// as they are. Whoever waits for a page goes on waiting.
-  public func park() { end(.stop) }
+  /// Ends the link; faults that need no source go on being answered.
+  public func disconnect() {
+    parts.urgent.shutdown()
+    for connection in bulk { connection.shutdown() }
+  }
+
+  /// Sends what waits to be sent, ends the threads and closes the connections' streams. Memory,
+  /// userfaultfd and page states stay as they are: unless `unregister` was asked for, whoever waits
+  /// for a page goes on waiting.
+  public func stop() { end(.stop) }
 
   private func end(_ wish: PlaneInbox.Wishes) {
     parts.inbox.post(wish)
     for connection in bulk { connection.shutdown() }
     faultThread.take()?.join()
+    parts.urgent.shutdown()
     for thread in bulkThreads { thread.join() }
     bulkThreads = []
   }
@@ -142,7 +149,9 @@ public final class DestinationDataPlane {
     }
   }
 
-  private func startBulkThreads(_ nodes: [Int]) throws(DataPlaneError) {
+  private func startBulkThreads(
+    _ nodes: [Int], _ placement: ThreadPlacement
+  ) throws(DataPlaneError) {
     let parts = parts
     for (position, connection) in bulk.enumerated() {
       let installer = try Self.translating { () throws(SystemError) in
@@ -151,8 +160,8 @@ public final class DestinationDataPlane {
       }
       let node = nodes.isEmpty ? nil : nodes[position % nodes.count]
       let thread = try Self.translating { () throws(SystemError) in
-        try WorkerThread(name: "postcopy-bulk\(position)") {
-          if let node { NumaNodes.runCurrentThread(onNode: node) }
+        try WorkerThread(name: "postcopy-bulk\(position)", placement: placement) {
+          if let node, placement.processor == nil { NumaNodes.runCurrentThread(onNode: node) }
           guard var installer = installer.take() else { return }
           installer.run()
         }

@@ -2,6 +2,8 @@ internal import Migration
 internal import Pages
 internal import Session
 internal import System
+internal import UFFD
+internal import Uring
 internal import VMM
 internal import Wire
 
@@ -42,7 +44,7 @@ extension DestinationSession {
     case .pushFinished: break
     case .allResident:
       askGuest()
-      handle(.allResident)
+      handle(DestinationEvent.allResident)
     case .linkLost(_, _, let error): linkLost(Refusal(.timeout, error.description))
     case .protocolViolation(_, _, let violation):
       linkLost(Refusal(.protocolViolation, violation.description))

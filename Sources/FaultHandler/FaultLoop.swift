@@ -43,6 +43,9 @@ struct FaultLoop: ~Copyable {
   /// Where the repetition of requests, and the search for missing pages, have come; nil: none runs.
   var repeatPosition: Int?
   var sweepPosition: Int?
+  /// The session wants the thread to end: what it still has to say goes first, unless the link is
+  /// down or takes no more.
+  private var isStopping = false
   private var isOver = false
 
   init(ring: consuming Ring, plane: PlaneParts) {
@@ -66,6 +69,7 @@ struct FaultLoop: ~Copyable {
         outbox.settle()
         try handleWishes()
         advanceSweeps()
+        if isStopping, !isLinkUp || outbox.isEmpty || outbox.isBlocked { isOver = true }
       }
       try ring.cancelAll()
     } catch {
@@ -153,17 +157,16 @@ struct FaultLoop: ~Copyable {
     if wishes.contains(.startFaults) { answersFaults = true }
     if wishes.contains(.sweepMissing) { sweepPosition = 0 }
     if wishes.contains(.repeatRequests) { repeatPosition = 0 }
-    if wishes.contains(.finish) { finish() }
-    if wishes.contains(.stop) { isOver = true }
+    if wishes.contains(.unregister) { unregister() }
+    if wishes.contains(.stop) { isStopping = true }
   }
 
   /// Unregisters, then goes on reading until no thread of the VMM waits in an madvise any more: it
   /// would wait for ever, since the VMM keeps the descriptor open and nobody reads it.
-  private mutating func finish() {
-    isOver = true
+  private mutating func unregister() {
     do throws(UFFDError) {
       guard try plane.installer.unregister() else { return }
-      plane.noteFinished()
+      plane.noteUnregistered()
       var backoff = Backoff()
       repeat {
         while try plane.installer.readMessages(into: &messages, batch: &batch) > 0 {}

@@ -48,12 +48,14 @@ final class PageInstaller: Sendable {
   /// One huge page of zeros where the image has huge pages: they have no ZEROPAGE.
   private let zeros: [UInt8]
   private let filling: Lock<Filling>
+  private let demandLatency = LatencyRecorder()
 
   private struct Filling {
-    var ledger: PageLedger<PageStateFile>
+    var ledger: PageLedger<MappedPageStates>
     var demands = DemandTable()
     var statistics = DataPlaneStatistics()
     var hasAnnouncedCompletion = false
+    let demandLatency: LatencyRecorder
 
     mutating func installed(_ pages: Range<Int>) {
       ledger.installed(pages)
@@ -65,7 +67,7 @@ final class PageInstaller: Sendable {
       for page in pages {
         guard let asked = demands.remove(page) else { continue }
         let latency = MonotonicClock.now().nanoseconds(since: asked)
-        statistics.demandLatency.record(nanoseconds: latency)
+        demandLatency.record(nanoseconds: latency)
       }
     }
 
@@ -79,23 +81,25 @@ final class PageInstaller: Sendable {
 
   init(
     document: AttachDocument, kinds: [MemoryKind], userfault: UserfaultHandle,
-    ledger: sending PageLedger<PageStateFile>
+    ledger: sending PageLedger<MappedPageStates>
   ) {
     map = HostRegionMap(document, kinds: kinds)
     layout = document.layout
     self.userfault = userfault
     let hasHugePages = document.layout.regions.contains { $0.pageSize == .huge }
     zeros = [UInt8](repeating: 0, count: hasHugePages ? PageSize.huge.byteCount : 0)
-    filling = Lock(Filling(ledger: ledger))
+    filling = Lock(Filling(ledger: ledger, demandLatency: demandLatency))
   }
 
   /// A consistent copy of the counters.
   func statistics() -> DataPlaneStatistics {
-    filling.withLock { filling in
+    var statistics = filling.withLock { filling in
       var statistics = filling.statistics
       statistics.pageCountByState = PageState.allCases.map { filling.ledger.count(of: $0) }
       return statistics
     }
+    statistics.demandLatency = demandLatency.histogram()
+    return statistics
   }
 
   /// Whether no page is missing or asked for.

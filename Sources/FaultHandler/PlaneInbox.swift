@@ -22,9 +22,9 @@ final class PlaneInbox: Sendable {
     static let sweepMissing = Wishes(rawValue: 2)
     /// Ask again for all that was asked for.
     static let repeatRequests = Wishes(rawValue: 4)
-    /// Unregister everything, drain the last events, end.
-    static let finish = Wishes(rawValue: 8)
-    /// End, and leave everything as it is.
+    /// Unregister everything and drain the last events; the link goes on.
+    static let unregister = Wishes(rawValue: 8)
+    /// Send what waits and end; leave everything else as it is.
     static let stop = Wishes(rawValue: 16)
   }
 
@@ -41,9 +41,7 @@ final class PlaneInbox: Sendable {
   func post(_ message: ControlMessage) -> Bool { mailbox.post(.message(message)) }
 
   func post(_ wish: Wishes) {
-    if wish.contains(.stop) || wish.contains(.finish) {
-      isStopping.store(true, ordering: .releasing)
-    }
+    if wish.contains(.stop) { isStopping.store(true, ordering: .releasing) }
     wishes.bitwiseOr(wish.rawValue, ordering: .releasing)
     // A full mailbox wakes the thread just as well, and the wishes are looked at afterwards.
     _ = mailbox.post(.nudge)

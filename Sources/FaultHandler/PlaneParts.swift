@@ -23,7 +23,7 @@ final class PlaneParts: Sendable {
   /// or two huge ones.
   let sweepWindowPageCount: Int
   private let unfinishedPushCount: Atomic<Int>
-  private let isFinished = Atomic<Bool>(false)
+  private let isUnregistered = Atomic<Bool>(false)
 
   init(
     installer: PageInstaller, userfault: UserfaultHandle, events: DataPlaneEvents,
@@ -55,8 +55,8 @@ final class PlaneParts: Sendable {
   }
 
   /// Every region is unregistered.
-  func noteFinished() { isFinished.store(true, ordering: .releasing) }
-  var hasFinished: Bool { isFinished.load(ordering: .acquiring) }
+  func noteUnregistered() { isUnregistered.store(true, ordering: .releasing) }
+  var hasUnregistered: Bool { isUnregistered.load(ordering: .acquiring) }
 
   /// Says what a fill ran into; true when the fill is to be given up.
   func report(_ progress: FillProgress) -> Bool {

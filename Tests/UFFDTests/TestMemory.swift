@@ -13,6 +13,8 @@ enum MemoryKind: String, CaseIterable, CustomTestStringConvertible, Sendable {
   var testDescription: String { rawValue }
   var isHugetlb: Bool { self == .hugetlb || self == .privateHugetlb }
   var isShared: Bool { self == .shmem || self == .hugetlb }
+  /// Whether the kernel keeps marks of protection when page tables are dropped.
+  var isFileBacked: Bool { self != .anonymous }
   var pageSize: PageSize { isHugetlb ? .huge : .small }
 
   /// Shared memory is where minor faults are.
@@ -89,6 +91,15 @@ struct TestMemory: ~Copyable {
   /// The address of the page at `index` in the second mapping.
   func aliasAddress(_ index: Int) throws -> HostAddress {
     try #require(alias).advanced(by: ByteCount(index * kind.pageSize.byteCount))
+  }
+
+  /// Takes the page at `index` out of the memory file.
+  func punch(_ index: Int) throws {
+    let file = try #require(file)
+    let size = kind.pageSize.byteCount
+    let mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    let result = fallocate(file.descriptor.rawValue, mode, off_t(index * size), off_t(size))
+    try #require(result == 0, "a page can be punched out of a memory file")
   }
 
   /// The content of a page that holds `byte` everywhere.
