@@ -41,6 +41,8 @@ struct SimulatedVMM {
   /// Its own migration is completed: it will not resume by itself.
   var isSealed = false
   var commands: [(command: VMMCommand, life: Int)] = []
+  /// When its last answer arrives: answers keep the order of the commands.
+  var lastAnswerNanoseconds: UInt64 = 0
 
   var observed: ObservedVM { isGone ? .gone : isRunning ? .running : .stopped }
 }

@@ -25,7 +25,7 @@ extension World {
       if !isCurrent(.destination, life) { continue }
       note("destination → \(effect)")
       carryOut(effect)
-      if random.chance(perMille: plan.crashPerMille) { crash(.destination) }
+      if isTroubled(perMille: plan.crashPerMille) { crash(.destination) }
     }
   }
 
@@ -51,7 +51,7 @@ extension World {
 
   private mutating func journal(_ record: DestinationRecord) {
     if case .complete = record { checkCompleteness() }
-    if random.chance(perMille: plan.journalFailurePerMille) {
+    if isTroubled(perMille: plan.journalFailurePerMille) {
       let mayBeDurable = random.chance(perMille: 500)
       if mayBeDurable && random.chance(perMille: 500) {
         _ = destinationJournal.makeDurable(through: destinationJournal.append(record))
@@ -108,7 +108,7 @@ extension World {
           within: 1_000..<20_000)
         return
       }
-      let fails = random.chance(perMille: plan.vmmFailurePerMille) && !destinationVMM.isRunning
+      let fails = isTroubled(perMille: plan.vmmFailurePerMille) && !destinationVMM.isRunning
       let isShownNotRunning = random.chance(perMille: 500)
       // A VMM that gives no clear answer may run all the same.
       let runs = !fails || (!isShownNotRunning && random.chance(perMille: 500))
@@ -130,7 +130,7 @@ extension World {
   }
 
   private mutating func killDestinationVM() {
-    if random.chance(perMille: plan.vmmFailurePerMille) {
+    if isTroubled(perMille: plan.vmmFailurePerMille) {
       schedule(
         .destinationHears(
           .vmm(.killFailed(Refusal(.vmm, "the VMM does not die"))), life: destinationLife),

@@ -115,11 +115,11 @@ extension World {
       return true
     }
     while let run = ledger?.nextAwaitedRun(in: position..<end) {
-      let cut = random.chance(perMille: plan.partialCopyPerMille) ? 1 : nil
+      let cut = isTroubled(perMille: plan.partialCopyPerMille) ? 1 : nil
       let contents = Array(versions[(run.lowerBound - start)..<(run.upperBound - start)])
       let result = memory.fill(run.lowerBound, contents, isCutShortAt: cut)
       // The one moment in which the memory knows more than the page-state file.
-      if random.chance(perMille: plan.crashPerMille) {
+      if isTroubled(perMille: plan.crashPerMille) {
         crash(.destination)
         return true
       }

@@ -37,6 +37,7 @@ struct World {
   var destinationJournal = SimulatedJournal<DestinationRecord>()
   var destinationVMM = SimulatedVMM(isRunning: false)
   var hasDestinationRun = false
+  var hasSourceResumed = false
   var hasDestinationVMDied = false
 
   // The network. Directions are named by their sender.
@@ -127,7 +128,7 @@ struct World {
       stir(
         UInt64(sourceCore.state.rawValue) << 8 | UInt64(destinationCore.state.rawValue))
       if stepCount > Self.maximumStepCount
-        || nanoseconds > SimulationPlan.chaosNanoseconds + Self.tailNanoseconds
+        || nanoseconds > plan.healNanoseconds + Self.tailNanoseconds
       {
         violate(
           "P6",
@@ -144,6 +145,12 @@ struct World {
 
   mutating func schedule(_ happening: Happening, within range: Range<UInt64>) {
     agenda.add(happening, at: nanoseconds + random.nanoseconds(in: range))
+  }
+
+  /// Draws for one kind of trouble.
+  mutating func isTroubled(perMille: Int) -> Bool {
+    let isDrawn = random.chance(perMille: perMille)
+    return isDrawn && nanoseconds >= plan.calmNanoseconds
   }
 
   mutating func violate(_ property: String, _ finding: String) {
