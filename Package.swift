@@ -77,7 +77,8 @@ let package = Package(
     .target(
       name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
     .target(
-      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
+      name: "GuestKit",
+      dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
       path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
     .executableTarget(
       name: "microvm", dependencies: ["GuestKit", "Pages", "System", "VMM", argumentParser],
@@ -88,7 +89,8 @@ let package = Package(
       cSettings: cSettings, swiftSettings: strictSettings),
 
     // Executables: options and wiring.
-    module("CommandOptions", ["Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
+    module(
+      "CommandOptions", ["Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
     executable(
       "page-server",
       [

@@ -84,7 +84,8 @@ struct LinkTests {
 
   @Test func garbageOnUrgentEndsTheLink() throws {
     let fixture = try PlaneFixture()
-    try fixture.source.urgent.send(Array("GET / HTTP/1.1\r\nHost: here\r\nAccept: */*\r\n\r\n".utf8).rawBytes)
+    try fixture.source.urgent.send(
+      Array("GET / HTTP/1.1\r\nHost: here\r\nAccept: */*\r\n\r\n".utf8).rawBytes)
     guard case .frame(.headerChecksum) = try violation(fixture) else {
       Issue.record("the header's checksum is the first thing wrong")
       return

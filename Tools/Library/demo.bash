@@ -145,7 +145,7 @@ free_port() {
 
 remember_what_was_there() {
   before_shared=$(ls -A /dev/shm 2>/dev/null || true)
-  before_sessions=$(ls -A /run/postcopy 2>/dev/null || true)
+  before_sessions=$(list_sessions)
 }
 
 # On every way out. First asked, then told: a parked destination refuses SIGTERM once by design.
@@ -167,19 +167,22 @@ clean_up() {
     link_is_ours=
   fi
   if [ -n "$directory" ]; then
-    left_processes=$(grep -lsF -- "$directory" /proc/[0-9]*/cmdline | cut -d/ -f3 |
+    left_processes=$(grep -lsF -f <(printf %s "$directory") /proc/[0-9]*/cmdline | cut -d/ -f3 |
       grep -vx "$$" || true)
     rm -rf "$directory"
   fi
   [ "$status" -eq 0 ] || exit "$status"
 }
 
+# The sessions in the run directories; a user other than root has them elsewhere.
+list_sessions() { ls -A /run/postcopy /dev/shm/postcopy 2>/dev/null | sort; }
+
 # Names that were not there before and look like ours.
 check_nothing_left() {
   local left=""
   left+=$(comm -13 <(sort <<<"$before_shared") <(ls -A /dev/shm | sort) |
-    grep -E 'postcopy|microvm|guest' || true)
-  left+=$(comm -13 <(sort <<<"$before_sessions") <(ls -A /run/postcopy 2>/dev/null | sort))
+    grep -E 'postcopy|microvm|guest' | grep -vx postcopy || true)
+  left+=$(comm -13 <(sort <<<"$before_sessions") <(list_sessions))
   if [ -n "$namespaces" ]; then left+=$(ip netns list | grep -E "pc(src|dst)$tag" || true); fi
   [ -z "${left_processes:-}" ] || left+=" processes $left_processes"
   [ -z "$left" ] || die "Left behind: $left"
