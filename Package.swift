@@ -123,7 +123,7 @@ let package = Package(
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
-    tests(of: "Simulation", []),
+    tests(of: "Simulation", ["Migration"]),
     tests(of: "System", ["Pages"]),
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
