@@ -112,11 +112,16 @@ let package = Package(
       dependencies: ["CLinux", "Pages", "System", "UFFD", argumentParser],
       path: "Tools/Sources/fault-latency", cSettings: cSettings, swiftSettings: strictSettings),
 
+    .executableTarget(
+      name: "simulate", dependencies: ["Simulation", argumentParser],
+      path: "Tools/Sources/simulate", cSettings: cSettings, swiftSettings: strictSettings),
+
     tests(of: "Pages", []),
     tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
+    tests(of: "Simulation", []),
     tests(of: "System", ["Pages"]),
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
@@ -130,6 +135,6 @@ let package = Package(
       ]),
     tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
-    tests(of: "VMM", ["CLinux", "Pages", "System"]),
+    tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
   ]
 )

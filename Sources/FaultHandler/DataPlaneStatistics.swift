@@ -1,3 +1,4 @@
+internal import Migration
 public import System
 
 /// What the data plane has done so far.
@@ -36,4 +37,20 @@ public struct DataPlaneStatistics: Sendable {
   public var pageCountByState: [Int] = []
   /// From reading a fault to its page being installed, for each demand.
   public var demandLatency = LatencyHistogram()
+
+  /// Bytes installed from answers on the urgent connection.
+  public var demandedByteCount: UInt64 = 0
+  /// Bytes installed from bulk connections.
+  public var pushedByteCount: UInt64 = 0
+
+  /// Bytes of pages installed so far.
+  public var installedByteCount: UInt64 { demandedByteCount + pushedByteCount }
+
+  /// Pages that need nothing more from the source.
+  public var settledPageCount: UInt64 {
+    UInt64(
+      PageState.allCases.enumerated().reduce(0) { sum, state in
+        state.element.isAwaited ? sum : sum + pageCountByState[state.offset]
+      })
+  }
 }

@@ -40,6 +40,7 @@ extension DestinationSession {
     case .control(let message): handle(.received(message))
     case .deviceState(let bytes):
       deviceState = bytes
+      deviceStateByteCount = bytes.count
       handle(.deviceStateReceived)
     case .pushFinished: break
     case .allResident:
@@ -110,7 +111,8 @@ extension DestinationSession {
       outcome: outcome, session: core.session == .none ? nil : core.session, mode: mode,
       times: core.times,
       totalNanoseconds: MonotonicClock.now().nanoseconds(since: started),
-      totalPageCount: vm?.layout.totalPageCount.rawValue ?? 0, statistics: plane?.statistics(),
+      totalPageCount: vm?.layout.totalPageCount.rawValue ?? 0,
+      deviceStateByteCount: deviceStateByteCount, statistics: plane?.statistics(),
       guestAtStart: guestAtStart, guestAtEnd: guestAtEnd)
   }
 }

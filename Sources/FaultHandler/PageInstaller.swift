@@ -245,8 +245,12 @@ final class PageInstaller: Sendable {
         let doneCount = try advance(&progress, past: wanted, outcome, entry, &filling)
         if doneCount > 0 { filling.statistics.copyCount += 1 }
         switch origin {
-        case .demand: filling.statistics.demandedPageCount += UInt64(doneCount)
-        case .push: filling.statistics.pushedPageCount += UInt64(doneCount)
+        case .demand:
+          filling.statistics.demandedPageCount += UInt64(doneCount)
+          filling.statistics.demandedByteCount += UInt64(doneCount << shift)
+        case .push:
+          filling.statistics.pushedPageCount += UInt64(doneCount)
+          filling.statistics.pushedByteCount += UInt64(doneCount << shift)
         }
       }
       progress.completesImage = filling.announcesCompletion()

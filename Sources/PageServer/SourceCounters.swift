@@ -44,6 +44,12 @@ public final class SourceCounters: Sendable {
     public var creditWaitCount: UInt64
     /// Answers by service time: see `SourceCounters.serviceTimeBucketCount`.
     public var serviceTimeBuckets: [UInt64]
+
+    /// Pages that the destination knows all about; a demand for a pushed page counts twice.
+    public var settledPageCount: UInt64 {
+      demandedDataPageCount + demandedZeroPageCount + pushedDataPageCount + pushedZeroPageCount
+        + poisonedPageCount + absentPageCount
+    }
   }
 
   /// The counters now; each is exact, together they may be a moment apart.

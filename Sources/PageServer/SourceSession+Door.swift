@@ -1,6 +1,7 @@
 internal import Codec
 internal import Migration
 internal import Pages
+internal import Prefetch
 internal import Session
 internal import System
 internal import Uring
@@ -51,9 +52,7 @@ extension SourceSession {
     }
     do throws(SystemError) {
       let plane = try SourceDataPlane(
-        backing: backing, layout: layout, session: core.session,
-        prefetch: configuration.prefetch, urgentPlacement: configuration.urgentPlacement,
-        bulkPlacement: configuration.bulkPlacement)
+        layout: layout, backing: backing, session: core.session, options: options)
       try answer(arrival.connection, welcome)
       try plane.attachUrgent(arrival.connection)
       self.plane = plane
@@ -64,6 +63,12 @@ extension SourceSession {
     observer(.joined(peer: arrival.connection.peer.description))
     ping()
     handle(.linkUp(arrival.hello.progress))
+  }
+
+  private var options: SourceOptions {
+    SourceOptions(
+      prefetch: configuration.prefetch ?? .linear,
+      urgentPlacement: configuration.urgentPlacement, bulkPlacement: configuration.bulkPlacement)
   }
 
   private func addBulk(_ connection: Connection, _ welcome: Welcome) throws(Refusal) {
@@ -91,9 +96,9 @@ extension SourceSession {
     case .received(.pong(let number)):
       roundTrip.pong(number, now: MonotonicClock.now())
       ping()
-    case .received(let message): handle(.received(message))
+    case .received(let message): handle(SourceEvent.received(message))
     case .linkLost(_, let failure): linkLost(failure.refusal)
-    case .memoryLost(let error): handle(.memoryLost(Refusal(.memory, "\(error)")))
+    case .memoryLost(let error): handle(SourceEvent.memoryLost(Refusal(.memory, "\(error)")))
     case .pushFinished: break
     }
   }

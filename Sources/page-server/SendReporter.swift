@@ -4,6 +4,7 @@ import Pages
 import Reporting
 import Session
 import System
+import VMM
 import Wire
 
 /// Puts what happens at the source into words.
@@ -41,8 +42,7 @@ final class SendReporter {
   }
 
   private func show(_ progress: SourceProgress) {
-    guard progress.totalPageCount > 0 else { return }
-    let counts = progress.counts
+    guard let counts = progress.counts else { return }
     let done = min(counts.settledPageCount, progress.totalPageCount)
     let bytes = counts.urgentByteCount + counts.bulkByteCount
     console.show(
@@ -67,18 +67,12 @@ final class SendReporter {
 
   /// Says how it ended.
   func finish(_ result: SourceResult) {
-    let counts = result.counts
     var report = MigrationReport(
       vm: vmName, session: result.session?.text, side: "source", outcome: result.outcome,
       mode: mode, startedAt: startedAt, totalNanoseconds: result.totalNanoseconds)
     report.downtime = Self.downtime(result)
     report.pages.total = result.totalPageCount
-    report.pages.data = counts.demandedDataPageCount + counts.pushedDataPageCount
-    report.pages.zero =
-      counts.absentPageCount + counts.demandedZeroPageCount + counts.pushedZeroPageCount
-    report.pages.poisoned = counts.poisonedPageCount
-    report.bytes.demanded = counts.urgentByteCount
-    report.bytes.pushed = counts.bulkByteCount
+    if let counts = result.counts { Self.add(counts, to: &report) }
     report.guest = result.guest.flatMap { guest in
       guest.operationCount.map {
         GuestProgress(
@@ -88,6 +82,15 @@ final class SendReporter {
     }
     report.phases = Self.phases(result.times)
     tell(result.outcome, report)
+  }
+
+  private static func add(_ counts: SourceCounters.Snapshot, to report: inout MigrationReport) {
+    report.pages.data = counts.demandedDataPageCount + counts.pushedDataPageCount
+    report.pages.zero =
+      counts.absentPageCount + counts.demandedZeroPageCount + counts.pushedZeroPageCount
+    report.pages.poisoned = counts.poisonedPageCount
+    report.bytes.demanded = counts.urgentByteCount
+    report.bytes.pushed = counts.bulkByteCount
   }
 
   private func tell(_ outcome: Outcome, _ report: MigrationReport) {

@@ -4,6 +4,7 @@ import Pages
 import Reporting
 import Session
 import System
+import VMM
 import Wire
 
 /// Puts what happens at the destination into words.
@@ -71,6 +72,7 @@ final class ReceiveReporter {
       totalNanoseconds: result.totalNanoseconds)
     report.pages.total = result.totalPageCount
     if let statistics = result.statistics { add(statistics, to: &report) }
+    report.bytes.deviceState = UInt64(result.deviceStateByteCount)
     report.guest = Self.guest(result)
     report.phases = Self.phases(result.times)
     tell(result.outcome, report)
@@ -86,7 +88,6 @@ final class ReceiveReporter {
     report.pages.duplicate = statistics.droppedPageCount
     report.bytes.demanded = statistics.demandedByteCount
     report.bytes.pushed = statistics.pushedByteCount
-    report.bytes.deviceState = statistics.deviceStateByteCount
   }
 
   private func tell(_ outcome: Outcome, _ report: MigrationReport) {

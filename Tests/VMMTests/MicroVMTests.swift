@@ -169,32 +169,16 @@ struct MicroVMTests {
     }
   }
 
-  private static func spawnSleep() throws -> pid_t {
-    var pid = pid_t()
-    // unsafe: both strings are freed behind the call that reads them.
-    let name = unsafe strdup("sleep")
-    let seconds = unsafe strdup("60")
-    defer {
-      unsafe free(name)
-      unsafe free(seconds)
-    }
-    var arguments = unsafe [name, seconds, nil]
-    let result = unsafe posix_spawn(&pid, "/bin/sleep", nil, nil, &arguments, nil)
-    try #require(result == 0)
-    return pid
-  }
-
   @Test("kill ends the very process that answered, also when it does not answer any more")
   func kill() throws {
-    let pid = try Self.spawnSleep()
+    let child = try ChildProcess("/bin/sleep", ["60"])
+    let pid = child.pid
     let reply = #"{"ok":true,"state":"paused","pid":\#(pid)}"# + "\n"
     try withPeer([.read, .say(reply), .hangUp]) { peer in
       let vm = vm(peer)
       _ = try vm.status()
       try vm.kill()
-      var status: Int32 = 0
-      #expect(unsafe waitpid(pid, &status, 0) == pid)
-      #expect(status & 0x7F == SIGKILL)
+      #expect(try #require(child.waitForEnd()) & 0x7F == SIGKILL)
       try vm.kill()
     }
   }
