@@ -19,6 +19,11 @@ func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     name: name, dependencies: dependencies, cSettings: cSettings, swiftSettings: strictSettings)
 }
 
+func executable(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .executableTarget(
+    name: name, dependencies: dependencies, cSettings: cSettings, swiftSettings: strictSettings)
+}
+
 func tests(of name: String, _ dependencies: [Target.Dependency]) -> Target {
   .testTarget(
     name: "\(name)Tests", dependencies: [.init(stringLiteral: name)] + dependencies,
@@ -72,7 +77,8 @@ let package = Package(
     .target(
       name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
     .target(
-      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
+      name: "GuestKit",
+      dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
       path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
     .executableTarget(
       name: "microvm", dependencies: ["GuestKit", "Pages", "System", "VMM", argumentParser],
@@ -83,7 +89,21 @@ let package = Package(
       cSettings: cSettings, swiftSettings: strictSettings),
 
     // Executables: options and wiring.
-    module("CommandOptions", [argumentParser]),
+    module(
+      "CommandOptions", ["Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
+    executable(
+      "page-server",
+      [
+        "CommandOptions", "Migration", "PageServer", "Prefetch", "Reporting", "Session", "System",
+        "Uring", "VMM", "Wire", argumentParser,
+      ]),
+    executable(
+      "postcopyd",
+      [
+        "CommandOptions", "FaultHandler", "Migration", "Reporting", "Session", "System", "Uring",
+        "VMM", "Wire", argumentParser,
+      ]),
+    executable("postcopyctl", ["CommandOptions", "Session", "System", argumentParser]),
 
     // The benchmark and the C program that it compares with.
     .executableTarget(
@@ -108,10 +128,15 @@ let package = Package(
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
-    tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
-    tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
-    tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
+    tests(of: "PageServer", ["CLinux", "Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
+    tests(
+      of: "FaultHandler",
+      [
+        "Codec", "CLinux", "CUFFDTestSupport", "Migration", "Pages", "System", "UFFD", "Uring",
+        "Wire",
+      ]),
+    tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
-    tests(of: "VMM", ["Pages", "System"]),
+    tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
   ]
 )

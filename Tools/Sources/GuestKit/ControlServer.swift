@@ -124,3 +124,16 @@ public enum StandardError {
     _ = unsafe write(STDERR_FILENO, bytes, bytes.count)
   }
 }
+
+/// Lines for whoever started the process.
+public enum Terminal {
+  /// Writes one line to standard output, unbuffered: the reader may wait for it.
+  public static func printLine(_ line: String) {
+    let bytes = Array((line + "\n").utf8)
+    // unsafe: the array's own length. A reader that is gone does not matter to the guest.
+    _ = unsafe write(STDOUT_FILENO, bytes, bytes.count)
+  }
+
+  /// This process.
+  public static var processID: Int32 { getpid() }
+}

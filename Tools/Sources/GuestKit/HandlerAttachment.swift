@@ -102,7 +102,7 @@ public final class HandlerAttachment: Sendable {
     socket.withLock { socket in
       guard let descriptor = socket?.descriptor.rawValue else { return false }
       var byte: UInt8 = 0
-      let flags = Int32(MSG_PEEK.rawValue) | Int32(MSG_DONTWAIT.rawValue)
+      let flags = Int32(MSG_PEEK) | Int32(MSG_DONTWAIT)
       // unsafe: room for the one byte that is asked for.
       let count = unsafe recv(descriptor, &byte, 1, flags)
       return count > 0 || (count < 0 && Errno.current == .tryAgain)

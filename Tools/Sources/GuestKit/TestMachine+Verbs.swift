@@ -1,6 +1,6 @@
 internal import CGuestProgram
 internal import Glibc
-public import Pages
+internal import Pages
 internal import System
 
 /// The life of the guest: what the control socket's verbs do.
@@ -69,7 +69,8 @@ extension TestMachine {
       gate.hasLeft.allSatisfy(\.self) ? true : nil
     }
     guard haveLeft == true else {
-      throw stuck("\(timeoutMilliseconds) ms were not enough to end all vCPUs; they never run again")
+      throw stuck(
+        "\(timeoutMilliseconds) ms were not enough to end all vCPUs; they never run again")
     }
   }
 

@@ -153,6 +153,9 @@ public final class TestMachine: Sendable {
     }
   }
 
+  /// Whether this process may make virtual machines of KVM here.
+  public static var isKVMAvailable: Bool { KvmMachine.isAvailable }
+
   /// Waits until the guest has finished or failed. False when the limit came first.
   public func waitUntilStopped(until deadline: Instant) -> Bool {
     engine.gate.state.wait(until: deadline) { gate in
