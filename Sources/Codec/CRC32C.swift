@@ -28,7 +28,8 @@ public struct CRC32C: Hashable, Sendable {
     register = Self.advance(register, over: bytes)
   }
 
-  /// The checksum of one contiguous piece; about 0.1 ns a byte on runs of 4 KiB and more.
+  /// The checksum of one contiguous piece; about 1.3 µs for 64 KiB that is
+  /// in the cache (AMD EPYC, virtual, 2026-11-21).
   public static func checksum(of bytes: RawSpan) -> UInt32 { ~advance(~0, over: bytes) }
 
   /// The checksum of the first `byteCount` bytes of memory that is being written.

@@ -32,6 +32,8 @@ public enum DestinationState: UInt8, CaseIterable, Hashable, Sendable {
   /// COMPLETE was said; waits for the acknowledgement, which the VM does not need.
   case acknowledging
 
+  /// GO was accepted, but the VM will not run: that is being written before anything is killed.
+  case rulingOut
   /// The VMM is being killed, so that ABORTED will be true.
   case killing
   /// ABORTED is being written.
@@ -168,7 +170,7 @@ public struct DestinationCore: Sendable {
       effects.append(.dial)
       arm(.linger, after: limits.lingerNanoseconds, now, into: &effects)
     case .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling, .acceptingGo,
-      .recordingRan, .completing, .recordingAborted, .finished:
+      .recordingRan, .completing, .rulingOut, .recordingAborted, .finished:
       invariantBroken("a core is started once, in a state that its journal can hold")
     }
   }

@@ -16,8 +16,8 @@ public import Pages
 /// - There are k pivots, 7 by default; a fault takes the place of a pivot that has stopped growing,
 ///   else of the oldest. Few keep the push near where the guest is now, many keep up with more
 ///   threads of it; the paper's gain flattens out at about seven.
-/// - An edge stops for ever at a page that is sent already (another bubble, a demand) and at the end
-///   of its region.
+/// - An edge stops for ever at a page that is sent already (another bubble, a demand) and at the
+///   end of its region.
 /// - The pivots take turns, forward edge before backward edge: forward is essential, both ways are
 ///   at least as good, backward alone is worse than none.
 /// - First of all comes the rest of the 64 KiB block in which the latest fault lies: inside a block

@@ -200,7 +200,7 @@ public struct Welcome: Hashable, Sendable {
   }
 }
 
-/// A message of the hand-over: rare, small, on the urgent connection, and the business of the cores.
+/// A message of the hand-over: rare, small, on the urgent connection; the business of the cores.
 public enum ControlMessage: Hashable, Sendable {
   /// See `FrameType.ready`.
   case ready(epoch: Epoch)

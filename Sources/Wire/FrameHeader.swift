@@ -30,7 +30,7 @@ public struct FrameHeader: Hashable, Sendable {
   /// CRC-32C of the payload if `flags` say that there is one, else 0.
   public var payloadChecksum: UInt32
 
-  /// A header with all its parts; the functions in `FrameHeader+Make.swift` are easier to get right.
+  /// A header with all its parts; the functions in `FrameHeader+Make.swift` are easier to use.
   @inlinable
   public init(
     type: FrameType, flags: FrameFlags = [], session: UInt32,

@@ -9,8 +9,8 @@ enum HelloMagic {
 }
 
 // 0 magic 8 bytes · 8 version u16 · 10 role u8 · 11 progress u8 · 12 region count u16
-// 14 name byte count u16 · 16 session 16 bytes (high u64, low u64) · 32 epoch u64 · 40 token 32 bytes
-// 72 name · then the regions
+// 14 name byte count u16 · 16 session 16 bytes (high u64, low u64) · 32 epoch u64
+// 40 token 32 bytes · 72 name · then the regions
 extension Hello {
   /// Whether a VM may have this name: 1 to 255 bytes of UTF-8 that can be printed.
   public static func isNameValid(_ name: String) -> Bool {

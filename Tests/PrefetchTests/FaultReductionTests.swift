@@ -2,9 +2,9 @@ import Pages
 import Prefetch
 import Testing
 
-/// A deterministic guest and link. The link carries sixteen pages in each slot, pushed ones as well as
-/// it can fill them. The guest touches a page a slot; a page that is not there costs it a round trip
-/// of four slots, one of them for the answer, the others filled with push. What counts are the
+/// A deterministic guest and link. The link carries sixteen pages in each slot, pushed ones as well
+/// as it can fill them. The guest touches a page a slot; a page that is not there costs it a round
+/// trip of four slots, one of them for the answer, the others filled with push. What counts are the
 /// demands: faults that crossed the network.
 @Suite struct FaultReductionTests {
   static let roundTripSlotCount = 4

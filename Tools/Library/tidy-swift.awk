@@ -5,7 +5,7 @@ BEGIN {
   # A module imports only what stands on a lower layer: the arrows of Documentation/design.md.
   split("Pages 1 Codec 2 Wire 3 Prefetch 3 System 3 Migration 4 UFFD 4 Uring 4 VMM 4 " \
     "Session 5 Reporting 5 Simulation 5 PageServer 6 FaultHandler 6 " \
-    "page-server 7 postcopyd 7 postcopyctl 7", table, " ")
+    "CommandOptions 7 page-server 8 postcopyd 8 postcopyctl 8", table, " ")
   for (i = 1; i in table; i += 2) layer[table[i]] = table[i + 1]
   # Modules without system calls, clocks, threads or randomness.
   split("Pages Codec Wire Prefetch Migration Simulation", table, " ")

@@ -25,8 +25,8 @@ public enum GuestKind: String, CaseIterable, Sendable {
   case process
 }
 
-/// The threads of an engine, joined once.
-final class VcpuThreads: Sendable {
+/// Threads of one kind, joined once.
+final class ThreadGroup: Sendable {
   // A thread cannot stand in an array by itself. Whoever takes a slot out of the list joins it.
   private final class Slot: @unchecked Sendable {
     private var thread: WorkerThread?
@@ -36,10 +36,10 @@ final class VcpuThreads: Sendable {
   private let slots = Lock<[Slot]>([])
 
   func start(
-    count: Int, _ body: @escaping @Sendable (_ vcpu: Int) -> Void
+    count: Int, name: String, _ body: @escaping @Sendable (_ index: Int) -> Void
   ) throws(SystemError) {
-    for vcpu in 0..<count {
-      let thread = try WorkerThread(name: "vcpu \(vcpu)") { body(vcpu) }
+    for index in 0..<count {
+      let thread = try WorkerThread(name: "\(name) \(index)") { body(index) }
       let slot = Slot(thread)
       slots.withLock { $0.append(slot) }
     }

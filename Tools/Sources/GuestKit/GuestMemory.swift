@@ -120,11 +120,17 @@ public final class GuestMemory: @unchecked Sendable {
   deinit {
     unsafe munmap(reservation, reservedByteCount)
     if descriptor >= 0 { _ = close(descriptor) }
-    if case .file(let path) = backing { _ = unsafe unlink(path) }
+    removeFile()
   }
 }
 
 extension GuestMemory {
+  /// Takes the memory file's name away, as the end of the owner does: for a process that ends
+  /// without ending its owners. ENOENT: somebody did it before.
+  public func removeFile() {
+    if case .file(let path) = backing { _ = unsafe unlink(path) }
+  }
+
   /// The memory file's descriptor; nil for anonymous memory. Valid while the owner lives.
   public var fileDescriptor: Int32? { descriptor >= 0 ? descriptor : nil }
 

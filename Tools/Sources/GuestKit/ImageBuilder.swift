@@ -3,7 +3,7 @@ internal import Glibc
 
 /// Puts a fresh guest into empty memory: header, page tables, program, plans and the first pages.
 struct ImageBuilder {
-  private static let pageTableBits: UInt64 = 0x63  // present, writable, accessed, dirty
+  private static let pageTableBits: UInt64 = 0x67  // present, writable, user, accessed, dirty
   private static let hugePageBit: UInt64 = 0x80
   private static let hugePageReach: UInt64 = 2 << 20
 

@@ -10,7 +10,7 @@ final class KvmMachine: GuestEngine {
   let dirtyLog: DirtyLog
   private let descriptor: OwnedDescriptor
   private let vcpus: [KvmVcpu]
-  private let threads = VcpuThreads()
+  private let threads = ThreadGroup()
   private let xsaveByteCount: Int
 
   /// Whether this process may make virtual machines here.
@@ -54,7 +54,7 @@ final class KvmMachine: GuestEngine {
   }
 
   func startThreads() throws(SystemError) {
-    try threads.start(count: vcpus.count) { [gate, vcpus] index in
+    try threads.start(count: vcpus.count, name: "vcpu") { [gate, vcpus] index in
       let vcpu = vcpus[index]
       gate.live(vcpu: index, beforeRun: vcpu.clearInterrupt, run: vcpu.runGuest)
     }

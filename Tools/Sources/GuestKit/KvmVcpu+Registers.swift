@@ -24,15 +24,15 @@ extension KvmVcpu {
     special.cr3 = GuestLayout.pageTableOffset
     special.cr4 = Self.vectorAndPhysicalExtension
     special.efer = Self.longMode
-    special.cs = Self.segment(selector: 8, type: 11, isCode: true)
-    let flat = Self.segment(selector: 16, type: 3, isCode: false)
+    special.cs = Self.segment(selector: 0x2b, type: 11, isCode: true)
+    let flat = Self.segment(selector: 0x33, type: 3, isCode: false)
     (special.ds, special.es, special.fs, special.gs, special.ss) = (flat, flat, flat, flat, flat)
     try control(clinux_kvm_set_sregs, &special, "KVM_SET_SREGS")
 
     let page = layout.offset(ofVcpu: index)
     var registers = kvm_regs()
     registers.rip = layout.codeOffset
-    registers.rflags = 2
+    registers.rflags = 0x3002  // IOPL 3: the ports are open to user mode.
     registers.rsp = page + UInt64(VCPU_STACK_TOP)
     registers.r15 = 0
     registers.r14 = page
@@ -59,6 +59,7 @@ extension KvmVcpu {
     segment.type = type
     segment.present = 1
     segment.s = 1
+    segment.dpl = 3
     segment.g = 1
     segment.l = isCode ? 1 : 0
     segment.db = isCode ? 0 : 1

@@ -12,7 +12,7 @@ final class KvmVcpu: @unchecked Sendable {
   private let runByteCount: Int
   private let run: UnsafeMutablePointer<kvm_run>
   /// Ends a rate-limit wait in the VMM.
-  private let wakeUp: OwnedDescriptor
+  private let wakeUp: WakeEvent
   private let memory: GuestMemory
   let layout: GuestLayout
   private let removal: RemovalMethod
@@ -30,7 +30,7 @@ final class KvmVcpu: @unchecked Sendable {
     self.layout = layout
     self.removal = removal
     self.onRemove = onRemove
-    wakeUp = try .event()
+    wakeUp = try WakeEvent()
     let address = unsafe mmap(
       nil, runByteCount, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor.rawValue, 0)
     guard let address = unsafe address, unsafe address != MAP_FAILED else {
@@ -48,16 +48,13 @@ final class KvmVcpu: @unchecked Sendable {
   func interrupt() {
     // unsafe: kvm_run is shared with the kernel, which reads this byte when it enters the guest.
     unsafe run.pointee.immediate_exit = 1
-    var one: UInt64 = 1
-    _ = unsafe Glibc.write(wakeUp.rawValue, &one, 8)
+    wakeUp.signal()
   }
 
   /// Undoes `interrupt`, before the vCPU runs again. With the gate's lock held.
   func clearInterrupt() {
     unsafe run.pointee.immediate_exit = 0
-    var count: UInt64 = 0
-    // EAGAIN: nobody had interrupted.
-    _ = unsafe read(wakeUp.rawValue, &count, 8)
+    _ = wakeUp.drain()
   }
 
   /// Lets the vCPU run until it is interrupted or stops by itself. On its own thread.

@@ -11,7 +11,7 @@ final class ProcessGuest: GuestEngine {
   let gate: VcpuGate
   let blobKind = StateBlob.Kind.process
   private let vcpus: [ProcessVcpu]
-  private let threads = VcpuThreads()
+  private let threads = ThreadGroup()
 
   init(memory: GuestMemory, layout: GuestLayout, removal: RemovalMethod) throws(SystemError) {
     var vcpus: [ProcessVcpu] = []
@@ -25,7 +25,7 @@ final class ProcessGuest: GuestEngine {
   }
 
   func startThreads() throws(SystemError) {
-    try threads.start(count: vcpus.count) { [gate, vcpus] index in
+    try threads.start(count: vcpus.count, name: "vcpu") { [gate, vcpus] index in
       let vcpu = vcpus[index]
       gate.live(vcpu: index, beforeRun: vcpu.clearInterrupt, run: vcpu.runGuest)
     }
@@ -60,7 +60,7 @@ final class ProcessVcpu: @unchecked Sendable {
   private let memory: GuestMemory
   private let layout: GuestLayout
   private let removal: RemovalMethod
-  private let wakeUp: OwnedDescriptor
+  private let wakeUp: WakeEvent
   private let mustStop = Atomic<Bool>(false)
   private var registers = Registers()
 
@@ -71,20 +71,17 @@ final class ProcessVcpu: @unchecked Sendable {
     self.memory = memory
     self.layout = layout
     self.removal = removal
-    wakeUp = try .event()
+    wakeUp = try WakeEvent()
   }
 
   func interrupt() {
     mustStop.store(true, ordering: .releasing)
-    var one: UInt64 = 1
-    _ = unsafe Glibc.write(wakeUp.rawValue, &one, 8)
+    wakeUp.signal()
   }
 
   func clearInterrupt() {
     mustStop.store(false, ordering: .releasing)
-    var count: UInt64 = 0
-    // EAGAIN: nobody had interrupted.
-    _ = unsafe read(wakeUp.rawValue, &count, 8)
+    _ = wakeUp.drain()
   }
 
   func resetToEntry() {
@@ -185,7 +182,8 @@ final class ProcessVcpu: @unchecked Sendable {
       let entry = entry(of: page)
       var correction: UInt64 = 0
       if entry.version > 0, !entry.isRemoved {
-        correction = memory.word(at: layout.offset(ofDataPage: page)) &- layout.imagePage(ofDataPage: page)
+        correction =
+          memory.word(at: layout.offset(ofDataPage: page)) &- layout.imagePage(ofDataPage: page)
       }
       registers.cursor = fullCycle(after: registers.cursor &+ correction)
       return registers.cursor

@@ -20,6 +20,15 @@ public struct Mismatch: Hashable, Sendable, Codable {
   /// One sentence.
   public var what: String
 
+  /// For a person, loudly.
+  public var report: String {
+    """
+    microvm: GUEST STOPPED, \(what): vCPU \(vcpu), image page \(imagePage), expected version \
+    \(expectedVersion)\(wasRemoved ? " or zeros (given back)" : ""), found words \(foundWord0), \
+    \(foundWord1)
+    """
+  }
+
   enum CodingKeys: String, CodingKey {
     case vcpu, what
     case imagePage = "image_page"
@@ -71,7 +80,8 @@ final class VcpuGate: Sendable {
     self.interrupt = interrupt
     state = Monitor(
       State(
-        isParked: .init(repeating: false, count: vcpuCount),
+        // A thread that has not come so far is as far from the guest as a parked one.
+        isParked: .init(repeating: true, count: vcpuCount),
         hasLeft: .init(repeating: false, count: vcpuCount),
         isFinished: .init(repeating: false, count: vcpuCount),
         threadIDs: .init(repeating: nil, count: vcpuCount)))

@@ -1,0 +1,171 @@
+internal import Migration
+internal import Pages
+internal import Session
+internal import System
+internal import VMM
+internal import Wire
+
+extension DestinationSession {
+  /// Gives the core an event and carries out what it decides. Events that come of that are handled
+  /// one after the other, never inside each other.
+  func handle(_ event: DestinationEvent) {
+    pending.append(event)
+    drain()
+  }
+
+  /// Handles what waits; what comes up meanwhile is handled by the same loop.
+  func drain() {
+    guard !isDraining else { return }
+    isDraining = true
+    defer { isDraining = false }
+    while !pending.isEmpty {
+      let before = core.state
+      core.handle(pending.removeFirst(), now: MonotonicClock.now(), into: &effects)
+      if core.state != before { observer(.state(core.state)) }
+      carryOut()
+    }
+  }
+
+  /// Carries out the effects of one event, in order.
+  func carryOut() {
+    while let effect = effects.next() { carryOut(effect) }
+  }
+
+  private func carryOut(_ effect: DestinationEffect) {
+    switch effect {
+    case .journal(let record): write(record)
+    case .journalLazily(let record):
+      // The core has said that losing it costs nothing.
+      if let binding { try? journal.appendLazily(record, binding: binding) }
+    case .dial: dial()
+    case .discard:
+      // Nothing was seeded, so nothing is stale; the core never asks for it without seed rounds.
+      pending.append(.discardsApplied)
+    case .beginFaults: plane?.startFaults()
+    case .loadDeviceState: loadDeviceState()
+    case .runVM: runVM()
+    case .killVM: killVM()
+    case .unregister: unregister()
+    case .send(let message): send(message)
+    case .disconnect(let refusal): disconnect(refusal)
+    case .setTimer(let timer, let deadline): timers.set(timer, at: deadline)
+    case .cancelTimer(let timer): timers.cancel(timer)
+    case .refuseStop(let reason): observer(.stopRefused(reason))
+    case .finish(let outcome): self.outcome = outcome
+    }
+  }
+
+  private func write(_ record: DestinationRecord) {
+    guard let binding else { invariantBroken("a destination journals once a VMM has attached") }
+    do throws(JournalError) {
+      try journal.append(record, binding: binding)
+      pending.append(.journal(.durable(record)))
+    } catch {
+      pending.append(
+        .journal(
+          .failed(
+            record, mayBeDurable: error.recordMayBeDurable, Refusal(.journal, "\(error)"))))
+    }
+  }
+
+  private func send(_ message: ControlMessage) {
+    // A queue that is full belongs to a link that is dying: its loss is told by itself.
+    _ = plane?.send(message)
+  }
+
+  private func disconnect(_ refusal: Refusal) {
+    plane?.disconnect()
+    pending.append(.linkDown(isFinal: true, refusal))
+  }
+
+  /// Every page is here: the kernel needs us no more.
+  private func unregister() {
+    do throws(DataPlaneError) {
+      try plane?.unregister()
+    } catch {
+      // COMPLETE is durable, so nothing is awaited.
+      invariantBroken("memory is unregistered once every page is here")
+    }
+  }
+}
+
+// What the VMM is asked to do, on its own thread: loading state waits for pages.
+extension DestinationSession {
+  private func onVMM(_ command: @escaping @Sendable () -> DestinationVMMEvent) {
+    let inputs = inputs
+    let isTaken = vmmWorker.run { DestinationSession.tell(.core(.vmm(command())), inputs) }
+    invariant(isTaken, "the core asks one thing of the VMM at a time")
+  }
+
+  private func loadDeviceState() {
+    let frontEnd = configuration.frontEnd
+    let state = deviceState
+    deviceState = []
+    onVMM {
+      do throws(VMMError) {
+        try frontEnd.loadDeviceState(state)
+        return .loaded
+      } catch {
+        return .loadFailed(Refusal(.vmm, "\(error)"))
+      }
+    }
+  }
+
+  private func runVM() {
+    let frontEnd = configuration.frontEnd
+    let inputs = inputs
+    onVMM {
+      do throws(VMMError) {
+        try frontEnd.run()
+        let now = MonotonicClock.now()
+        let status = try? frontEnd.status()
+        if let status { DestinationSession.tell(.guest(status, isAtStart: true), inputs) }
+        return .running(since: now)
+      } catch {
+        let isShown = error.isCertainlyWithoutEffect && Self.isShownNotRunning(frontEnd)
+        return .runRefused(isShownNotRunning: isShown, Refusal(.vmm, "\(error)"))
+      }
+    }
+  }
+
+  /// A refusal alone proves nothing: the VMM's own state has to say that no vCPU ran.
+  private static func isShownNotRunning(_ frontEnd: any VMMFrontEnd) -> Bool {
+    guard let status = try? frontEnd.status() else { return false }
+    switch status.state {
+    case .incoming, .paused: return true
+    case .running, .pausing, .finished, .guestError, .disabled, .none: return false
+    }
+  }
+
+  /// The process that gave its memory is ended by its pidfd: no other proof is as good, and no VMM
+  /// has to answer for it.
+  private func killVM() {
+    guard let vm else { invariantBroken("only a VMM that has attached can be killed") }
+    onVMM {
+      do throws(SystemError) {
+        try vm.memory.process.kill()
+      } catch {
+        return .killFailed(Refusal(.vmm, "the VMM cannot be ended: \(error)"))
+      }
+      let deadline = MonotonicClock.now().advanced(byNanoseconds: Self.killNanoseconds)
+      guard vm.memory.process.waitUntilEnded(deadline: deadline) else {
+        return .killFailed(Refusal(.vmm, "the VMM's process does not end"))
+      }
+      return .killed
+    }
+  }
+
+  /// Above the time that the kernel needs to give back the memory of a large VM.
+  private static let killNanoseconds: UInt64 = 30_000_000_000
+
+  /// What the guest has done by now; asked on the VMM's thread, told later.
+  func askGuest() {
+    let frontEnd = configuration.frontEnd
+    let inputs = inputs
+    _ = vmmWorker.run {
+      if let status = try? frontEnd.status() {
+        DestinationSession.tell(.guest(status, isAtStart: false), inputs)
+      }
+    }
+  }
+}

@@ -1,0 +1,119 @@
+internal import Migration
+internal import Pages
+internal import Session
+internal import System
+internal import UFFD
+internal import Uring
+internal import VMM
+internal import Wire
+
+// What other threads tell, in the words of the core.
+extension DestinationSession {
+  func handle(_ input: Input) {
+    switch input {
+    case .attached(let vm): if outcome == nil { attached(vm) }
+    case .attachEnded(let reason): if let reason, outcome == nil { refuse(reason) }
+    case .linked(let links): linked(links)
+    case .dialFailed(let endpoint, let error): observer(.dialling(endpoint, error))
+    case .dialEnded(let reason): handle(.linkRefused(reason))
+    case .core(let event): handle(event)
+    case .guest(let status, let isAtStart):
+      if isAtStart { guestAtStart = status } else { guestAtEnd = status }
+    }
+  }
+
+  /// Memory trouble before GO was accepted ends the migration: the source runs on. Afterwards the VM
+  /// has only us: it waits for its page as long as it takes.
+  private var isBeforeGo: Bool {
+    switch core.state {
+    case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,
+      .prepared:
+      true
+    case .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging, .rulingOut,
+      .killing, .recordingAborted, .aborted, .finished:
+      false
+    }
+  }
+
+  func handle(_ event: DataPlaneEvent) {
+    switch event {
+    case .control(let message): handle(.received(message))
+    case .deviceState(let bytes):
+      deviceState = bytes
+      deviceStateByteCount = bytes.count
+      handle(.deviceStateReceived)
+    case .pushFinished: break
+    case .allResident:
+      askGuest()
+      handle(DestinationEvent.allResident)
+    case .linkLost(_, _, let error): linkLost(Refusal(.timeout, error.description))
+    case .protocolViolation(_, _, let violation):
+      linkLost(Refusal(.protocolViolation, violation.description))
+    case .vmmGone: handle(.vmm(.died(Refusal(.vmm, "the VMM's process has ended"))))
+    case .memoryPressure(let run): memoryPressure(run)
+    case .mappingLost(let run):
+      memoryFailed(
+        "page \(run.start.rawValue) of region \(run.region.rawValue) cannot be "
+          + "installed: the VMM's mapping is not what it was")
+    case .faultOutsideRegions(let address):
+      observer(
+        .warning(
+          "somebody waits at \(address), which belongs to no region that the VMM named, and goes "
+            + "on waiting: nothing is known of what belongs there"))
+    case .addressSpaceChanged(let change):
+      observer(.warning("the VMM changed its address space during the migration: \(change)"))
+    case .poisonNotSupported(let page):
+      observer(
+        .warning(
+          "page \(page.page.rawValue) of region \(page.region.rawValue) is poisoned at the source "
+            + "and this kernel cannot poison it here (needs 6.6): whoever touches it waits"))
+    case .userfaultFailed(let error): memoryFailed("\(error)")
+    case .ringFailed(let error): memoryFailed("\(error)")
+    }
+  }
+
+  private func linkLost(_ reason: Refusal) {
+    plane?.disconnect()
+    handle(.linkDown(isFinal: true, reason))
+  }
+
+  private func memoryPressure(_ run: PageRun) {
+    guard !isBeforeGo else {
+      return memoryFailed("this host is out of memory for the VM")
+    }
+    if memoryRetry == nil {
+      observer(
+        .warning(
+          "this host is out of memory: page \(run.start.rawValue) of region "
+            + "\(run.region.rawValue) waits until there is some. Free memory; nothing is lost"))
+    }
+    memoryRetry = MonotonicClock.now().advanced(byNanoseconds: Self.memoryRetryNanoseconds)
+  }
+
+  private func memoryFailed(_ text: String) { handle(.memoryFailed(Refusal(.unfit, text))) }
+
+  /// Ends every thread and says what came of it. Nothing that the VM needs is closed before.
+  func close() -> DestinationResult {
+    guard let outcome else { invariantBroken("a session is closed once its outcome is known") }
+    cancelSetup.signal()
+    setupWorker.stop()
+    plane?.stop()
+    vmmWorker.stop()
+    while let input = inputs.take() {
+      if case .guest(let status, let isAtStart) = input {
+        if isAtStart { guestAtStart = status } else { guestAtEnd = status }
+      }
+    }
+    if outcome.ending == .completed || outcome.ending == .aborted, plane != nil {
+      // Left-overs of a session that is over are a nuisance, no danger.
+      try? configuration.directory.remove(session: core.session)
+    }
+    return DestinationResult(
+      outcome: outcome, session: core.session == .none ? nil : core.session, mode: mode,
+      times: core.times,
+      totalNanoseconds: MonotonicClock.now().nanoseconds(since: started),
+      totalPageCount: vm?.layout.totalPageCount.rawValue ?? 0,
+      deviceStateByteCount: deviceStateByteCount, statistics: plane?.statistics(),
+      guestAtStart: guestAtStart, guestAtEnd: guestAtEnd)
+  }
+}

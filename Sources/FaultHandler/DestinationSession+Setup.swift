@@ -1,0 +1,158 @@
+internal import Migration
+internal import Pages
+internal import Session
+internal import System
+internal import UFFD
+internal import Uring
+internal import VMM
+internal import Wire
+
+/// The memory that a VMM handed over, shared between the session and its data plane.
+final class AttachedVM: Sendable {
+  let memory: AttachedMemory
+  let layout: ImageLayout
+
+  init(_ memory: consuming AttachedMemory) {
+    layout = memory.document.layout
+    self.memory = memory
+  }
+}
+
+/// The connections of one session, all of them welcomed.
+struct SourceLinks: Sendable {
+  let source: Endpoint
+  let urgent: Connection
+  let bulk: [Connection]
+  let welcome: Welcome
+}
+
+// Attaching and dialling, on the set-up thread; what came of it, on the session's.
+extension DestinationSession {
+  /// How long a source that is not there yet is left alone before the next attempt.
+  static let redialNanoseconds: UInt64 = 100_000_000
+
+  func attach() {
+    let configuration = configuration
+    let cancel = cancelSetup
+    onSetup {
+      do throws(AttachError) {
+        let listener = try AttachListener(path: configuration.attachPath)
+        guard let memory = try listener.attach(or: cancel) else {
+          return .attachEnded(nil)
+        }
+        return .attached(AttachedVM(memory))
+      } catch {
+        return .attachEnded(Refusal(.vmm, "\(error)"))
+      }
+    }
+    observer(.awaitingAttach(path: configuration.attachPath))
+  }
+
+  private func onSetup(_ command: @escaping @Sendable () -> Input) {
+    let inputs = inputs
+    let isTaken = setupWorker.run { DestinationSession.tell(command(), inputs) }
+    invariant(isTaken, "attaching and dialling come one after the other")
+  }
+
+  static func tell(_ input: Input, _ inputs: Mailbox<Input>) {
+    invariant(inputs.post(input), "the session's mailbox has room for all that can be said")
+  }
+
+  /// The VMM is here: is it one that may be used?
+  func attached(_ vm: AttachedVM) {
+    do throws(Refusal) {
+      try Self.requireKeeper(vm.memory.holding)
+      let binding = try binding(of: vm)
+      let decision = ReceiveDecision.decide(
+        current: binding, histories: journal.histories, isAlive: { $0.vmm?.isAlive ?? false })
+      if let refusal = decision.refusal(vmName: configuration.vmName.text) { throw refusal }
+      self.binding = binding
+      self.vm = vm
+    } catch {
+      return refuse(error)
+    }
+    observer(
+      .attached(
+        pid: vm.memory.process.identity.pid, regionCount: vm.layout.regions.count,
+        pageCount: vm.layout.totalPageCount.rawValue))
+    core.start(now: MonotonicClock.now(), into: &effects)
+    carryOut()
+    drain()
+  }
+
+  /// If the last duplicate of a userfaultfd is closed, the kernel shows the guest zeros for every
+  /// missing page. Somebody beside us has to keep one.
+  private static func requireKeeper(_ holding: DuplicateHolding) throws(Refusal) {
+    switch holding {
+    case .held: return
+    case .notHeld:
+      throw Refusal(
+        .unfit,
+        "the VMM does not keep a duplicate of its userfaultfd: if this process died, the guest "
+          + "would read zeros. Use a VMM that keeps it, as Firecracker does")
+    case .unknown(let error):
+      throw Refusal(
+        .unfit,
+        "it cannot be seen whether the VMM keeps a duplicate of its userfaultfd (\(error)): run "
+          + "postcopyd as the VMM's user or with CAP_SYS_PTRACE")
+    }
+  }
+
+  private func binding(of vm: AttachedVM) throws(Refusal) -> VMBinding {
+    do throws(SystemError) {
+      return VMBinding(
+        vmName: configuration.vmName, boot: try BootID.current(),
+        vmm: vm.memory.process.identity, memory: nil)
+    } catch {
+      throw Refusal(.unfit, "the VMM cannot be identified: \(error)")
+    }
+  }
+
+  func dial() {
+    guard let vm else { invariantBroken("a source is dialled once a VMM has attached") }
+    let dialler = SourceDialler(
+      configuration: configuration, regions: vm.layout.regions, session: core.session,
+      epoch: core.epoch, progress: core.progress, cancel: cancelSetup, inputs: inputs)
+    onSetup { dialler.run() }
+  }
+
+  /// All connections are welcomed: the data plane begins, faults stay parked.
+  func linked(_ links: SourceLinks) {
+    guard let vm else { invariantBroken("a link belongs to a VMM that has attached") }
+    do throws(Refusal) {
+      guard links.welcome.regions == vm.layout.regions else {
+        throw Refusal(.layout, "the source answered with another memory layout")
+      }
+      mode = links.welcome.mode
+      plane = try makePlane(vm, links)
+    } catch {
+      links.urgent.shutdown()
+      for connection in links.bulk { connection.shutdown() }
+      return handle(.linkRefused(error))
+    }
+    observer(.joined(links.source))
+    handle(.linkUp(links.welcome))
+  }
+
+  private func makePlane(
+    _ vm: AttachedVM, _ links: SourceLinks
+  ) throws(Refusal) -> DestinationDataPlane {
+    let session = links.welcome.session
+    let states: MappedPageStates
+    do throws(StateError) {
+      try configuration.directory.prepare(session: session)
+    } catch { throw Refusal(.unfit, "\(error)") }
+    do throws(PageStateFileError) {
+      states = MappedPageStates(
+        try PageStateFile.create(
+          configuration.directory.pageStatePath(of: session), session: session,
+          pageCount: vm.layout.totalPageCount))
+    } catch { throw Refusal(.unfit, "\(error)") }
+    do throws(DataPlaneError) {
+      return try DestinationDataPlane(
+        memory: vm.memory, states: states, session: session, urgent: links.urgent,
+        bulk: links.bulk, faultPlacement: configuration.faultPlacement,
+        bulkPlacement: configuration.bulkPlacement)
+    } catch { throw Refusal(.unfit, "\(error)") }
+  }
+}

@@ -1,0 +1,251 @@
+public import Migration
+internal import Pages
+public import Session
+public import System
+public import Uring
+public import VMM
+public import Wire
+
+/// What the operator asked the destination to do.
+public struct DestinationConfiguration: Sendable {
+  /// The VM.
+  public var vmName: VMName
+  /// The socket on which the VMM hands over its memory.
+  public var attachPath: String
+  /// Its VMM.
+  public var frontEnd: any VMMFrontEnd
+  /// Where the source listens; several addresses are tried in turn.
+  public var sources: [Endpoint]
+  /// The session's secret.
+  public var token: SessionToken
+  /// Where the journal and the page states are.
+  public var directory: StateDirectory
+  /// Time limits.
+  public var limits: DestinationLimits
+  /// How long the source may take to be reached at first, from the VMM's attaching on.
+  public var connectNanoseconds: UInt64
+  /// Where the fault thread runs.
+  public var faultPlacement: ThreadPlacement
+  /// Where the bulk installers run.
+  public var bulkPlacement: ThreadPlacement
+
+  /// A configuration with all that has no usual value.
+  public init(
+    vmName: VMName, attachPath: String, frontEnd: any VMMFrontEnd, sources: [Endpoint],
+    token: SessionToken, directory: StateDirectory
+  ) {
+    self.vmName = vmName
+    self.attachPath = attachPath
+    self.frontEnd = frontEnd
+    self.sources = sources
+    self.token = token
+    self.directory = directory
+    limits = DestinationLimits()
+    connectNanoseconds = 60_000_000_000
+    faultPlacement = ThreadPlacement(isUrgent: true)
+    bulkPlacement = ThreadPlacement()
+  }
+}
+
+/// What happens in a session, for whoever watches it. Called on the session's thread: must not
+/// block.
+public enum DestinationNote: Sendable {
+  /// The VMM may attach now.
+  case awaitingAttach(path: String)
+  /// The VMM has attached.
+  case attached(pid: Int32, regionCount: Int, pageCount: UInt64)
+  /// The source is dialled; it was not there the last time.
+  case dialling(Endpoint, ConnectionError)
+  /// The source took us in.
+  case joined(Endpoint)
+  /// The core went on.
+  case state(DestinationState)
+  /// Something happened that an operator should know and that ends nothing.
+  case warning(String)
+  /// A stop was asked for and refused once.
+  case stopRefused(Refusal)
+  /// A signal came that ends nothing.
+  case signalIgnored(SessionSignal)
+  /// About four times a second.
+  case progress(DestinationProgressReport)
+}
+
+/// How far the destination is.
+public struct DestinationProgressReport: Sendable {
+  /// Where the core stands.
+  public var state: DestinationState
+  /// Nanoseconds since the session began.
+  public var elapsedNanoseconds: UInt64
+  /// Pages of the image; 0 while no source was found.
+  public var totalPageCount: UInt64
+  /// What the data plane has done; nil before there is one.
+  public var statistics: DataPlaneStatistics?
+}
+
+/// All that is known at the end of a session at the destination.
+public struct DestinationResult: Sendable {
+  /// How it ended.
+  public var outcome: Outcome
+  /// The session's id; nil when none began.
+  public var session: SessionID?
+  /// How the migration was done; nil when no source was found.
+  public var mode: MigrationMode?
+  /// Moments of the hand-over.
+  public var times: DestinationTimes
+  /// Nanoseconds from the session's start to its end.
+  public var totalNanoseconds: UInt64
+  /// Pages of the image.
+  public var totalPageCount: UInt64
+  /// Bytes of device state.
+  public var deviceStateByteCount: Int
+  /// What the data plane did; nil when there never was one.
+  public var statistics: DataPlaneStatistics?
+  /// What the guest had done when it started here, and at the end.
+  public var guestAtStart: VMMStatus?
+  /// See `guestAtStart`.
+  public var guestAtEnd: VMMStatus?
+}
+
+/// One migration of one VM to this host, from the VMM's attaching to the outcome: the edge that
+/// carries out what `DestinationCore` decides. One thread runs it.
+public final class DestinationSession {
+  /// How often progress is told.
+  static let progressNanoseconds: UInt64 = 250_000_000
+  /// How long memory that ran out is waited for before the fill is tried again.
+  static let memoryRetryNanoseconds: UInt64 = 1_000_000_000
+  /// Places for what other threads have to say: an answer of the VMM, one of the set-up, and room.
+  static let inputCapacity = 64
+
+  /// What other threads tell the session's thread.
+  enum Input: Sendable {
+    case attached(AttachedVM)
+    case attachEnded(Refusal?)
+    case linked(SourceLinks)
+    case dialFailed(Endpoint, ConnectionError)
+    case dialEnded(Refusal)
+    case core(DestinationEvent)
+    case guest(VMMStatus, isAtStart: Bool)
+  }
+
+  let configuration: DestinationConfiguration
+  let observer: (DestinationNote) -> Void
+  let inputs: Mailbox<Input>
+  /// Attaching, dialling.
+  let setupWorker: SerialWorker
+  let vmmWorker: SerialWorker
+  let cancelSetup: WakeEvent
+  let lock: VMLock
+  let started = MonotonicClock.now()
+  var journal: DestinationJournal
+  var core: DestinationCore
+  var effects = EffectQueue<DestinationEffect>()
+  var pending: [DestinationEvent] = []
+  var isDraining = false
+  var timers = TimerSet<DestinationTimer>()
+  var memoryRetry: Instant?
+  var vm: AttachedVM?
+  var binding: VMBinding?
+  var plane: DestinationDataPlane?
+  var deviceState: [UInt8] = []
+  var deviceStateByteCount = 0
+  var guestAtStart: VMMStatus?
+  var guestAtEnd: VMMStatus?
+  var mode: MigrationMode?
+  var outcome: Outcome?
+
+  /// Checks everything that can be checked before a VMM attaches, takes the VM's lock and opens its
+  /// journal. A refusal here has changed nothing.
+  public init(
+    _ configuration: DestinationConfiguration, observer: @escaping (DestinationNote) -> Void
+  ) throws(Refusal) {
+    self.configuration = configuration
+    self.observer = observer
+    core = DestinationCore(limits: configuration.limits)
+    do throws(StateError) {
+      try configuration.directory.prepare(vm: configuration.vmName)
+      lock = try VMLock.take(
+        vm: configuration.vmName, side: .destination, in: configuration.directory)
+    } catch {
+      throw Refusal(.journal, "\(error)")
+    }
+    do throws(JournalError) {
+      journal = try DestinationJournal.open(
+        vm: configuration.vmName, in: configuration.directory)
+    } catch {
+      throw Refusal(.journal, "\(error)")
+    }
+    do throws(SystemError) {
+      inputs = try Mailbox(capacity: Self.inputCapacity)
+      setupWorker = try SerialWorker(name: "setup", capacity: 4)
+      vmmWorker = try SerialWorker(name: "vmm", capacity: 8)
+      cancelSetup = try WakeEvent()
+    } catch {
+      throw Refusal(.unfit, "this host cannot run the session: \(error)")
+    }
+  }
+
+  /// Runs the session to its end. `signals` are the operator's.
+  public func run(signals: borrowing SignalSource) throws(SystemError) -> DestinationResult {
+    attach()
+    var nextProgress = started.advanced(byNanoseconds: Self.progressNanoseconds)
+    while outcome == nil {
+      try takeSignals(signals)
+      takeInputs()
+      let now = MonotonicClock.now()
+      takeTimers(now)
+      if now >= nextProgress {
+        observer(.progress(progress(now)))
+        nextProgress = now.advanced(byNanoseconds: Self.progressNanoseconds)
+      }
+      guard outcome == nil else { break }
+      let deadline = [nextProgress, timers.next ?? nextProgress, memoryRetry ?? nextProgress].min()
+      _ = try Readiness.wait(
+        for: [
+          inputs.readiness.rawValue, signals.descriptor.rawValue,
+          plane?.events.readiness.rawValue ?? -1,
+        ], until: deadline)
+    }
+    return close()
+  }
+
+  private func takeSignals(_ signals: borrowing SignalSource) throws(SystemError) {
+    while let signal = try signals.next() {
+      switch signal {
+      case .hangUp: observer(.signalIgnored(signal))
+      case .interrupt, .terminate: stop()
+      }
+    }
+  }
+
+  /// Before a VMM has attached there is nothing that a core would have to decide.
+  private func stop() {
+    guard vm == nil else { return handle(.operatorAbort) }
+    cancelSetup.signal()
+    refuse(Refusal(.operatorRequest, "stopped by the operator before a VMM attached"))
+  }
+
+  /// Ends a session in which nothing was begun.
+  func refuse(_ reason: Refusal) {
+    outcome = Outcome(ending: .refused, reason: reason, source: .untouched, destination: .untouched)
+  }
+
+  private func takeInputs() {
+    while let input = inputs.take() { handle(input) }
+    while let event = plane?.events.take() { handle(event) }
+  }
+
+  private func takeTimers(_ now: Instant) {
+    while let timer = timers.takeDue(now: now) { handle(.timer(timer)) }
+    if let retry = memoryRetry, retry <= now {
+      memoryRetry = nil
+      plane?.retryAfterMemoryPressure()
+    }
+  }
+
+  private func progress(_ now: Instant) -> DestinationProgressReport {
+    DestinationProgressReport(
+      state: core.state, elapsedNanoseconds: now.nanoseconds(since: started),
+      totalPageCount: plane == nil ? 0 : vm?.layout.totalPageCount.rawValue ?? 0,
+      statistics: plane?.statistics())
+  }
+}

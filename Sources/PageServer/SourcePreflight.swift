@@ -1,0 +1,127 @@
+internal import Migration
+internal import Pages
+internal import Session
+internal import System
+internal import Uring
+internal import VMM
+internal import Wire
+
+/// Everything that is checked, locked and opened before the VM is touched.
+struct SourcePreflight: ~Copyable {
+  let backing: any MemoryBacking
+  let image: SourceImage
+  let binding: VMBinding
+  let listener: Listener
+  let epoch: Epoch
+  let wasInterrupted: Bool
+  private var lock: VMLock?
+  private var journal: SourceJournal?
+
+  init(_ configuration: SourceConfiguration) throws(Refusal) {
+    let name = configuration.vmName
+    let backing = try Self.open(configuration.memory)
+    let binding = try Self.binding(
+      name, backing, vmmProcess: try Self.vmmProcess(configuration.frontEnd))
+    let lock = try Self.takeLock(of: name, in: configuration.directory)
+    let journal = try Self.openJournal(of: name, in: configuration.directory)
+    let decision = SendDecision.decide(current: binding, histories: journal.histories)
+    guard case .allowed(let epoch, let wasInterrupted) = decision else {
+      throw decision.refusal(vmName: name.text) ?? Refusal(.session, "the VM is not to be sent")
+    }
+    let listener = try Self.listen(at: configuration.endpoint)
+    self.backing = backing
+    self.image = Self.image(of: backing)
+    self.binding = binding
+    self.listener = listener
+    self.epoch = epoch
+    self.wasInterrupted = wasInterrupted
+    self.lock = consume lock
+    self.journal = consume journal
+  }
+
+  private static func open(_ memory: MemorySource) throws(Refusal) -> any MemoryBacking {
+    do throws(MemorySourceError) {
+      return try memory.open()
+    } catch { throw Refusal(.memory, "\(error)") }
+  }
+
+  private static func vmmProcess(_ frontEnd: any VMMFrontEnd) throws(Refusal) -> Int32? {
+    do throws(VMMError) {
+      return try frontEnd.status().pid
+    } catch { throw Refusal(.vmm, "\(error)") }
+  }
+
+  private static func takeLock(
+    of name: VMName, in directory: StateDirectory
+  ) throws(Refusal) -> VMLock {
+    do throws(StateError) {
+      try directory.prepare(vm: name)
+      return try VMLock.take(vm: name, side: .source, in: directory)
+    } catch { throw Refusal(.journal, "\(error)") }
+  }
+
+  private static func openJournal(
+    of name: VMName, in directory: StateDirectory
+  ) throws(Refusal) -> SourceJournal {
+    do throws(JournalError) {
+      return try SourceJournal.open(vm: name, in: directory)
+    } catch { throw Refusal(.journal, "\(error)") }
+  }
+
+  private static func listen(at endpoint: Endpoint) throws(Refusal) -> Listener {
+    do throws(ConnectionError) {
+      return try Listener(endpoint)
+    } catch { throw Refusal(.unfit, "\(error); name another address or port with --listen") }
+  }
+
+  /// The lock, once.
+  mutating func takeLock() -> VMLock {
+    guard let lock = lock.take() else { invariantBroken("a preflight gives its lock away once") }
+    return lock
+  }
+
+  /// The journal, once.
+  mutating func takeJournal() -> SourceJournal {
+    guard let journal = journal.take() else {
+      invariantBroken("a preflight gives its journal away once")
+    }
+    return journal
+  }
+
+  /// A file tells its length alone; a process's ranges are regions that somebody named.
+  private static func image(of backing: any MemoryBacking) -> SourceImage {
+    let layout = backing.naturalLayout
+    guard layout.regions.count == 1, let whole = layout.regions.first else {
+      return .declared(layout)
+    }
+    return .whole(byteCount: whole.byteCount, pageSize: whole.pageSize)
+  }
+
+  private static func binding(
+    _ name: VMName, _ backing: any MemoryBacking, vmmProcess: Int32?
+  ) throws(Refusal) -> VMBinding {
+    do throws(SystemError) {
+      let boot = try BootID.current()
+      let vmm = try vmmProcess.map { pid throws(SystemError) in try ProcessIdentity.of(pid: pid) }
+      switch backing.identity {
+      case .file(let device, let inode):
+        let memory = Session.MemoryIdentity(
+          device: device, inode: inode, isVolatile: try isVolatile(backing.source))
+        return VMBinding(vmName: name, boot: boot, vmm: vmm, memory: memory)
+      case .process(let process, _):
+        return VMBinding(vmName: name, boot: boot, vmm: vmm ?? process, memory: nil)
+      }
+    } catch {
+      throw Refusal(.vmm, "the VM's process cannot be identified: \(error)")
+    }
+  }
+
+  /// Whether the memory is gone after a reboot. Only tmpfs is known to be; a file that is taken to
+  /// last longer than it does refuses more, never less.
+  private static func isVolatile(_ source: MemorySource) throws(SystemError) -> Bool {
+    switch source {
+    case .file(let path), .snapshot(let path): try FileSystem.isOnTmpfs(path)
+    case .process: true
+    }
+  }
+}

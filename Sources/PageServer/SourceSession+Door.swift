@@ -1,0 +1,112 @@
+internal import Codec
+internal import Migration
+internal import Pages
+internal import Session
+internal import System
+internal import Uring
+internal import Wire
+
+// Who comes in, and what the data plane tells.
+extension SourceSession {
+  func openDoor() {
+    let inputs = inputs
+    do throws(SystemError) {
+      doorkeeper = try Doorkeeper(
+        listener,
+        arrived: { arrival in
+          // A full mailbox means strangers by the hundred: this one is turned away as they are.
+          if !inputs.post(.arrival(arrival), leaving: 32) { arrival.connection.shutdown() }
+        },
+        stranger: { peer, error in
+          _ = inputs.post(.stranger(peer: peer, error), leaving: 64)
+        })
+      observer(.listening(listener.endpoint))
+    } catch {
+      pending.append(.operatorAbort)
+    }
+  }
+
+  func admit(_ arrival: Arrival) {
+    do throws(Refusal) {
+      let welcome = try admission.admit(arrival.hello, isHandedOff: core.isHandedOff)
+      switch arrival.hello.role {
+      case .urgent: try join(arrival, welcome)
+      case .bulk: try addBulk(arrival.connection, welcome)
+      }
+    } catch {
+      observer(.refused(peer: arrival.connection.peer.description, error))
+      Doorkeeper.refuse(arrival.connection, error)
+    }
+  }
+
+  private func join(_ arrival: Arrival, _ welcome: Welcome) throws(Refusal) {
+    guard let layout = admission.layout else {
+      invariantBroken("a client that was admitted has agreed on a layout")
+    }
+    do throws(MemorySourceError) {
+      try backing.validate(layout)
+    } catch {
+      admission.clientLeft()
+      throw Refusal(.layout, "\(error)")
+    }
+    do throws(SystemError) {
+      let plane = try SourceDataPlane(
+        backing: backing, layout: layout, session: core.session,
+        prefetch: configuration.prefetch,
+        urgentPlacement: configuration.urgentPlacement,
+        bulkPlacement: configuration.bulkPlacement)
+      try answer(arrival.connection, welcome)
+      try plane.attachUrgent(arrival.connection)
+      self.plane = plane
+    } catch {
+      admission.clientLeft()
+      throw Refusal(.unfit, "the source has no means to serve: \(error)")
+    }
+    observer(.joined(peer: arrival.connection.peer.description))
+    ping()
+    handle(.linkUp(arrival.hello.progress))
+  }
+
+  private func addBulk(_ connection: Connection, _ welcome: Welcome) throws(Refusal) {
+    do throws(SystemError) {
+      try answer(connection, welcome)
+      try plane?.attachBulk(connection)
+    } catch {
+      throw Refusal(.unfit, "the source has no means to serve: \(error)")
+    }
+  }
+
+  /// A fresh socket has room for a welcome: one that has not will not be told.
+  private func answer(_ connection: Connection, _ welcome: Welcome) throws(SystemError) {
+    let deadline = MonotonicClock.now().advanced(byNanoseconds: Doorkeeper.refusalNanoseconds)
+    try? connection.send(welcome.encodedFrame().rawBytes, until: deadline)
+  }
+
+  private func ping() {
+    if let number = roundTrip.nextPing(now: MonotonicClock.now()) { send(.ping(sequence: number)) }
+  }
+
+  /// What the data plane's threads have to tell.
+  func handle(_ notice: SourceNotice) {
+    switch notice {
+    case .received(.pong(let number)):
+      roundTrip.pong(number, now: MonotonicClock.now())
+      ping()
+    case .received(let message): handle(SourceEvent.received(message))
+    case .linkLost(_, let failure): linkLost(failure.refusal)
+    case .memoryLost(let error): handle(SourceEvent.memoryLost(Refusal(.memory, "\(error)")))
+    case .pushFinished: break
+    }
+  }
+
+  /// Before anything was changed another client may come; afterwards this one cannot come back in
+  /// this version, and the core decides what that means.
+  private func linkLost(_ reason: Refusal) {
+    plane?.stop()
+    guard core.state == .preparing else { return handle(.linkDown(isFinal: true, reason)) }
+    plane = nil
+    admission.clientLeft()
+    observer(.left(reason))
+    handle(.linkDown(isFinal: false, reason))
+  }
+}

@@ -1,0 +1,162 @@
+internal import Migration
+internal import Pages
+internal import Session
+internal import System
+internal import VMM
+internal import Wire
+
+extension SourceSession {
+  /// Gives the core an event and carries out what it decides. Events that come of that are handled
+  /// one after the other, never inside each other.
+  func handle(_ event: SourceEvent) {
+    pending.append(event)
+    drain()
+  }
+
+  /// Handles what waits; what comes up meanwhile is handled by the same loop.
+  func drain() {
+    guard !isDraining else { return }
+    isDraining = true
+    defer { isDraining = false }
+    while !pending.isEmpty {
+      let before = core.state
+      core.handle(pending.removeFirst(), now: MonotonicClock.now(), into: &effects)
+      if core.state != before { observer(.state(core.state)) }
+      carryOut()
+    }
+  }
+
+  /// Carries out the effects of one event, in order.
+  func carryOut() {
+    while let effect = effects.next() { carryOut(effect) }
+  }
+
+  private func carryOut(_ effect: SourceEffect) {
+    switch effect {
+    case .journal(let record): write(record)
+    case .journalLazily(let record):
+      // The core has said that losing it costs nothing.
+      try? journal.appendLazily(record, binding: binding)
+    case .listen: openDoor()
+    case .pauseVM: pauseVM()
+    case .resumeVM: resumeVM()
+    case .saveDeviceState: saveDeviceState()
+    case .disableVM: disableVM()
+    case .beginServing: plane?.beginServing()
+    case .endServing: plane?.endServing()
+    case .beginPush: plane?.beginPush()
+    case .releaseMemory: plane?.endServing()
+    case .send(let message): send(message)
+    case .disconnect(let refusal): disconnect(refusal)
+    case .setTimer(let timer, let deadline): timers.set(timer, at: deadline)
+    case .cancelTimer(let timer): timers.cancel(timer)
+    case .refuseStop(let reason): observer(.stopRefused(reason))
+    case .finish(let outcome): self.outcome = outcome
+    }
+  }
+
+  private func write(_ record: SourceRecord) {
+    do throws(JournalError) {
+      try journal.append(record, binding: binding)
+      pending.append(.journal(.durable(record)))
+    } catch {
+      pending.append(
+        .journal(
+          .failed(
+            record, mayBeDurable: error.recordMayBeDurable, Refusal(.journal, "\(error)"))))
+    }
+  }
+
+  func send(_ message: ControlMessage) {
+    // A queue that is full belongs to a link that is dying: its loss is told by itself.
+    _ = plane?.send(message)
+  }
+
+  private func disconnect(_ refusal: Refusal) {
+    plane?.stop(telling: refusal)
+    pending.append(.linkDown(isFinal: true, refusal))
+  }
+}
+
+// What the VMM is asked to do, on its own thread: any of it can block.
+extension SourceSession {
+  private func onVMM(_ command: @escaping @Sendable () -> SourceVMMEvent) {
+    let inputs = inputs
+    let isTaken = vmmWorker.run { SourceSession.tell(.core(.vmm(command())), inputs) }
+    invariant(isTaken, "the core asks one thing of the VMM at a time")
+  }
+
+  static func tell(_ input: Input, _ inputs: Mailbox<Input>) {
+    invariant(inputs.post(input), "the session's mailbox has room for all that can be said")
+  }
+
+  private func pauseVM() {
+    let frontEnd = configuration.frontEnd
+    let backing = backing
+    let inputs = inputs
+    onVMM {
+      do throws(VMMError) {
+        try frontEnd.pause()
+      } catch {
+        return .pauseFailed(Refusal(.vmm, "\(error)"))
+      }
+      if let status = try? frontEnd.status() { SourceSession.tell(.guest(status), inputs) }
+      do throws(MemoryError) {
+        try backing.markFrozen()
+        return .paused(discardPageCount: .zero)
+      } catch {
+        return .pauseFailed(Refusal(.memory, "\(error)"))
+      }
+    }
+  }
+
+  private func resumeVM() {
+    let frontEnd = configuration.frontEnd
+    onVMM {
+      do throws(VMMError) {
+        try frontEnd.resume()
+        return .resumed
+      } catch {
+        return .resumeFailed(Refusal(.vmm, "\(error)"))
+      }
+    }
+  }
+
+  /// An earlier process died between pausing the VM and handing it over: it is to run.
+  func resumeInterrupted() {
+    let frontEnd = configuration.frontEnd
+    // A VM that was not paused answers that it runs; one that cannot be resumed shows it when it
+    // is to be paused.
+    _ = vmmWorker.run { try? frontEnd.resume() }
+  }
+
+  private func saveDeviceState() {
+    let frontEnd = configuration.frontEnd
+    guard let plane else { return }
+    onVMM {
+      do throws(VMMError) {
+        let state = try frontEnd.saveDeviceState()
+        guard state.count <= WireLimits.maximumDeviceStateByteCount else {
+          return .deviceStateSaveFailed(
+            Refusal(.vmm, "the device state has \(state.count) bytes, more than can be sent"))
+        }
+        plane.sendDeviceState(state)
+        return .deviceStateSaved
+      } catch {
+        return .deviceStateSaveFailed(Refusal(.vmm, "\(error)"))
+      }
+    }
+  }
+
+  private func disableVM() {
+    let frontEnd = configuration.frontEnd
+    onVMM {
+      do throws(VMMError) {
+        try frontEnd.disable()
+        return .disabled
+      } catch {
+        return .disableFailed(Refusal(.vmm, "\(error)"))
+      }
+    }
+  }
+}

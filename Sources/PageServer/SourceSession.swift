@@ -1,0 +1,255 @@
+public import Migration
+internal import Pages
+public import Prefetch
+public import Session
+public import System
+public import Uring
+public import VMM
+public import Wire
+
+/// What the operator asked the source to do.
+public struct SourceConfiguration: Sendable {
+  /// The VM.
+  public var vmName: VMName
+  /// Its memory.
+  public var memory: MemorySource
+  /// Its VMM.
+  public var frontEnd: any VMMFrontEnd
+  /// Where the destination dials.
+  public var endpoint: Endpoint
+  /// The session's secret.
+  public var token: SessionToken
+  /// When the VM is switched over.
+  public var mode: MigrationMode
+  /// What is pushed next; nil pushes nothing, so that only demanded pages move: for measurements.
+  public var prefetch: PrefetchKind?
+  /// Bulk connections.
+  public var bulkConnectionCount: UInt8
+  /// Where the journal is.
+  public var directory: StateDirectory
+  /// Time limits.
+  public var limits: SourceLimits
+  /// Where the urgent thread runs.
+  public var urgentPlacement: ThreadPlacement
+  /// Where the bulk threads run.
+  public var bulkPlacement: ThreadPlacement
+
+  /// A configuration with all that has no usual value.
+  public init(
+    vmName: VMName, memory: MemorySource, frontEnd: any VMMFrontEnd, endpoint: Endpoint,
+    token: SessionToken, directory: StateDirectory
+  ) {
+    self.vmName = vmName
+    self.memory = memory
+    self.frontEnd = frontEnd
+    self.endpoint = endpoint
+    self.token = token
+    self.directory = directory
+    mode = .postCopy
+    prefetch = .bubbling
+    bulkConnectionCount = 1
+    limits = SourceLimits()
+    urgentPlacement = ThreadPlacement(isUrgent: true)
+    bulkPlacement = ThreadPlacement()
+  }
+}
+
+/// What happens in a session, for whoever watches it. Called on the session's thread: must not
+/// block.
+public enum SourceNote: Sendable {
+  /// The destination may dial now.
+  case listening(Endpoint)
+  /// A connection that does not speak our protocol was closed.
+  case stranger(peer: String, WireError)
+  /// A client was refused.
+  case refused(peer: String, Refusal)
+  /// The destination is connected.
+  case joined(peer: String)
+  /// The destination left before anything was changed; another may come.
+  case left(Refusal)
+  /// The core went on.
+  case state(SourceState)
+  /// A stop was asked for and refused once.
+  case stopRefused(Refusal)
+  /// A signal came that ends nothing.
+  case signalIgnored(SessionSignal)
+  /// About four times a second.
+  case progress(SourceProgress)
+}
+
+/// How far the source is.
+public struct SourceProgress: Sendable {
+  /// Where the core stands.
+  public var state: SourceState
+  /// Nanoseconds since the session began.
+  public var elapsedNanoseconds: UInt64
+  /// Pages of the image; 0 while no destination has joined.
+  public var totalPageCount: UInt64
+  /// What the data plane has done.
+  public var counts: SourceCounts?
+}
+
+/// All that is known at the end of a session at the source.
+public struct SourceResult: Sendable {
+  /// How it ended.
+  public var outcome: Outcome
+  /// The session's id; nil when none began.
+  public var session: SessionID?
+  /// Moments of the hand-over.
+  public var times: SourceTimes
+  /// Nanoseconds from the session's start to its end.
+  public var totalNanoseconds: UInt64
+  /// The shortest round trip seen on the urgent connection.
+  public var roundTripNanoseconds: UInt64?
+  /// Pages of the image.
+  public var totalPageCount: UInt64
+  /// What the data plane did; nil when no destination came.
+  public var counts: SourceCounts?
+  /// What the guest had done when it was frozen, and how many of its pages it found wrong.
+  public var guest: VMMStatus?
+}
+
+/// One migration of one VM away from this host, from the first check to the outcome: the edge that
+/// carries out what `SourceCore` decides. One thread runs it.
+public final class SourceSession {
+  /// How often progress is told.
+  static let progressNanoseconds: UInt64 = 250_000_000
+  /// Places for what other threads have to say: two answers of the VMM, one of the doorkeeper for
+  /// each of its places, and room.
+  static let inputCapacity = 256
+
+  /// What other threads tell the session's thread.
+  enum Input: Sendable {
+    case arrival(Arrival)
+    case stranger(peer: String, WireError)
+    case core(SourceEvent)
+    case guest(VMMStatus)
+  }
+
+  let configuration: SourceConfiguration
+  let observer: (SourceNote) -> Void
+  let backing: any MemoryBacking
+  let inputs: Mailbox<Input>
+  let vmmWorker: SerialWorker
+  let listener: Listener
+  let lock: VMLock
+  let binding: VMBinding
+  let started = MonotonicClock.now()
+  var journal: SourceJournal
+  var core: SourceCore
+  var admission: Admission
+  var effects = EffectQueue<SourceEffect>()
+  var pending: [SourceEvent] = []
+  var isDraining = false
+  var timers = TimerSet<SourceTimer>()
+  var doorkeeper: Doorkeeper?
+  var plane: SourceDataPlane?
+  var roundTrip = RoundTripMeter()
+  var guest: VMMStatus?
+  var outcome: Outcome?
+
+  /// Checks everything that can be checked before the VM is touched, takes the VM's lock, opens its
+  /// journal and the port. A refusal here has changed nothing.
+  public init(
+    _ configuration: SourceConfiguration, observer: @escaping (SourceNote) -> Void
+  ) throws(Refusal) {
+    var preflight = try SourcePreflight(configuration)
+    self.configuration = configuration
+    self.observer = observer
+    backing = preflight.backing
+    binding = preflight.binding
+    lock = preflight.takeLock()
+    journal = preflight.takeJournal()
+    listener = preflight.listener
+    do throws(SystemError) {
+      inputs = try Mailbox(capacity: Self.inputCapacity)
+      vmmWorker = try SerialWorker(name: "vmm", capacity: 8)
+      let session = try SessionID.random()
+      core = SourceCore(
+        session: session, epoch: preflight.epoch, mode: configuration.mode,
+        limits: configuration.limits)
+      admission = Admission(
+        vmName: configuration.vmName.text, session: session, epoch: preflight.epoch,
+        mode: configuration.mode, bulkConnectionCount: configuration.bulkConnectionCount,
+        image: preflight.image, token: configuration.token)
+    } catch {
+      throw Refusal(.unfit, "this host cannot run the session: \(error)")
+    }
+    if preflight.wasInterrupted { resumeInterrupted() }
+  }
+
+  /// Runs the session to its end. `signals` are the operator's.
+  public func run(signals: borrowing SignalSource) throws(SystemError) -> SourceResult {
+    core.start(now: MonotonicClock.now(), into: &effects)
+    carryOut()
+    drain()
+    var nextProgress = started.advanced(byNanoseconds: Self.progressNanoseconds)
+    while outcome == nil {
+      try takeSignals(signals)
+      takeInputs()
+      takeTimers()
+      let now = MonotonicClock.now()
+      if now >= nextProgress {
+        observer(.progress(progress(now)))
+        nextProgress = now.advanced(byNanoseconds: Self.progressNanoseconds)
+      }
+      guard outcome == nil else { break }
+      _ = try Readiness.wait(
+        for: [
+          inputs.readiness.rawValue, signals.descriptor.rawValue,
+          plane?.events.readiness.rawValue ?? -1,
+        ], until: min(nextProgress, timers.next ?? nextProgress))
+    }
+    return close()
+  }
+
+  private func takeSignals(_ signals: borrowing SignalSource) throws(SystemError) {
+    while let signal = try signals.next() {
+      switch signal {
+      case .hangUp: observer(.signalIgnored(signal))
+      case .interrupt, .terminate: handle(.operatorAbort)
+      }
+    }
+  }
+
+  private func takeInputs() {
+    while let input = inputs.take() {
+      switch input {
+      case .arrival(let arrival): admit(arrival)
+      case .stranger(let peer, let error): observer(.stranger(peer: peer, error))
+      case .core(let event): handle(event)
+      case .guest(let status): guest = status
+      }
+    }
+    while let notice = plane?.events.take() { handle(notice) }
+  }
+
+  private func takeTimers() {
+    while let timer = timers.takeDue(now: MonotonicClock.now()) { handle(.timer(timer)) }
+  }
+
+  func progress(_ now: Instant) -> SourceProgress {
+    SourceProgress(
+      state: core.state, elapsedNanoseconds: now.nanoseconds(since: started),
+      totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
+      counts: plane?.counts())
+  }
+
+  private func close() -> SourceResult {
+    doorkeeper?.stop()
+    plane?.stop()
+    vmmWorker.stop()
+    // What the VMM's thread had still to say, the guest's last word among it.
+    while let input = inputs.take() {
+      if case .guest(let status) = input { guest = status }
+    }
+    let end = MonotonicClock.now()
+    guard let outcome else { invariantBroken("a session is closed once its outcome is known") }
+    return SourceResult(
+      outcome: outcome, session: core.session, times: core.times,
+      totalNanoseconds: end.nanoseconds(since: started),
+      roundTripNanoseconds: roundTrip.shortestNanoseconds,
+      totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
+      counts: plane?.counts(), guest: guest)
+  }
+}

@@ -1,0 +1,98 @@
+internal import System
+
+extension MigrationReport {
+  /// The report for people: a verdict, then one line for each subject that there is something to
+  /// say about.
+  public func text() -> String {
+    var lines = ["VM \(vm): \(outcome) in \(Amounts.duration(nanoseconds: totalNanoseconds))"]
+    var identity = "\(mode), \(side) side"
+    if let session { identity += ", session \(session)" }
+    lines[0] += " (\(identity))"
+    if let reason { lines.append(row("reason", reason)) }
+    lines.append(row("source", sourceState))
+    lines.append(row("destination", destinationState))
+    if let downtime { lines.append(row("downtime", Self.text(downtime))) }
+    if let guest { lines.append(row("guest", Self.text(guest))) }
+    if let faults { lines += Self.lines(faults) }
+    lines.append(row("pages", Self.text(pages)))
+    lines.append(
+      row(
+        "bytes",
+        "\(Amounts.bytes(bytes.demanded)) on demand, \(Amounts.bytes(bytes.pushed)) pushed, "
+          + "\(Amounts.bytes(bytes.deviceState)) device state; "
+          + Amounts.rate(bytesPerSecond: pageBytesPerSecond)))
+    if !phases.isEmpty { lines.append(row("phases", Self.text(phases))) }
+    return lines.joined(separator: "\n")
+  }
+
+  private static let labelWidth = 13
+
+  private func row(_ label: String, _ text: String) -> String { Self.row(label, text) }
+
+  private static func row(_ label: String, _ text: String) -> String {
+    "  " + label + String(repeating: " ", count: max(1, labelWidth - label.count)) + text
+  }
+
+  private static func text(_ downtime: Downtime) -> String {
+    let whole = Amounts.duration(nanoseconds: downtime.nanoseconds)
+    let uncertainty = Amounts.duration(nanoseconds: downtime.uncertaintyNanoseconds)
+    var text = "\(whole) ± \(uncertainty)"
+    if !downtime.parts.isEmpty {
+      let known = downtime.parts.reduce(0) { $0 + $1.nanoseconds }
+      let rest = downtime.nanoseconds > known ? downtime.nanoseconds - known : 0
+      text += ": " + Self.text(downtime.parts + [PhaseTime("other", nanoseconds: rest)])
+    }
+    return text
+  }
+
+  private static func text(_ phases: [PhaseTime]) -> String {
+    phases.map { "\($0.name) \(Amounts.duration(nanoseconds: $0.nanoseconds))" }
+      .joined(separator: " · ")
+  }
+
+  private static func text(_ guest: GuestProgress) -> String {
+    let wrong =
+      guest.mismatches == 0
+      ? "no wrong page" : "\(guest.mismatches) WRONG PAGES: report this as a bug"
+    return "\(Amounts.count(guest.operationsBeforeFreeze)) operations before the freeze, "
+      + "\(Amounts.count(guest.operationsAfterStart)) since; \(wrong)"
+  }
+
+  private static func text(_ pages: PageTally) -> String {
+    let kinds: [(String, UInt64)] = [
+      ("data", pages.data), ("zero", pages.zero), ("poisoned", pages.poisoned),
+      ("removed", pages.removed), ("duplicate", pages.duplicate),
+    ]
+    return "\(Amounts.count(pages.total)): "
+      + kinds.map { "\($0.0) \(Amounts.count($0.1))" }.joined(separator: " · ")
+  }
+
+  private static func lines(_ faults: Faults) -> [String] {
+    var text = "\(Amounts.count(faults.count)) (\(Amounts.count(faults.duplicateCount)) duplicate)"
+    let quantiles = [
+      ("p50", faults.p50Nanoseconds), ("p99", faults.p99Nanoseconds),
+      ("p99.9", faults.p999Nanoseconds),
+    ]
+    for (name, nanoseconds) in quantiles {
+      if let nanoseconds { text += " · \(name) \(Amounts.duration(nanoseconds: nanoseconds))" }
+    }
+    if faults.count > 0 {
+      text += " · max \(Amounts.duration(nanoseconds: faults.maximumNanoseconds))"
+    }
+    let most = faults.histogram.map(\.count).max() ?? 0
+    return [row("faults", text)]
+      + faults.histogram.map { row("", Self.bar($0, most: most)) }
+  }
+
+  /// The longest bar of a histogram.
+  private static let barWidth: UInt64 = 40
+
+  /// "< 64 µs  ########  1 234"; every row with a count has at least one mark.
+  private static func bar(_ line: LatencyRow, most: UInt64) -> String {
+    let border = "< \(Amounts.count(line.belowMicroseconds)) µs"
+    let length = line.count == 0 ? 0 : max(1, line.count * barWidth / most)
+    let left = String(repeating: " ", count: max(0, 14 - border.count)) + border
+    return left + "  " + String(repeating: "#", count: Int(length))
+      + (length > 0 ? "  " : "") + Amounts.count(line.count)
+  }
+}

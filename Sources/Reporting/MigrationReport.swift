@@ -1,0 +1,211 @@
+internal import FoundationEssentials
+public import Migration
+public import System
+internal import Wire
+
+/// All that is told about a migration when it ends. As JSON its keys and units are fixed by
+/// `version`; keys are only ever added within one.
+public struct MigrationReport: Hashable, Sendable, Codable {
+  /// The version of the JSON.
+  public static let currentVersion = 1
+
+  /// The version of this value.
+  public var version = currentVersion
+  /// The VM's name.
+  public var vm: String
+  /// The session's id in its written form; nil when none came about.
+  public var session: String?
+  /// "source" or "destination": which side reports.
+  public var side: String
+  /// "completed", "refused", "aborted" or "parked".
+  public var outcome: String
+  /// The process's exit code.
+  public var exitCode: Int32
+  /// Why, when it did not complete; nil when it did.
+  public var reason: String?
+  /// What the source's host does with the VM now.
+  public var sourceState: String
+  /// What the destination's host does with the VM now.
+  public var destinationState: String
+  /// "post-copy" or "quick".
+  public var mode: String
+  /// When it began, UTC.
+  public var startedAt: String
+  /// From the start to this report.
+  public var totalNanoseconds: UInt64
+  /// How long the VM stood still; nil when it was never frozen, or the other side knows.
+  public var downtime: Downtime?
+  /// What the guest waited for; nil on the source.
+  public var faults: Faults?
+  /// Pages by what they were.
+  public var pages: PageTally
+  /// Bytes by how they travelled.
+  public var bytes: ByteTally
+  /// How far the guest came; nil when the VMM does not tell.
+  public var guest: GuestProgress?
+  /// How long each phase took, in order.
+  public var phases: [PhaseTime]
+
+  /// A report with an outcome; the tallies are filled in by whoever counted.
+  public init(
+    vm: String, session: String?, side: String, outcome: Outcome, mode: String, startedAt: String,
+    totalNanoseconds: UInt64
+  ) {
+    self.vm = vm
+    self.session = session
+    self.side = side
+    self.outcome = OperatorMessage.verdict(of: outcome.ending)
+    self.exitCode = outcome.ending.exitCode
+    self.reason = outcome.reason?.reason
+    self.sourceState = outcome.source.phrase
+    self.destinationState = outcome.destination.phrase
+    self.mode = mode
+    self.startedAt = startedAt
+    self.totalNanoseconds = totalNanoseconds
+    self.pages = PageTally()
+    self.bytes = ByteTally()
+    self.phases = []
+  }
+
+  /// Page payload per second over the whole migration.
+  public var pageBytesPerSecond: UInt64 {
+    guard totalNanoseconds > 0 else { return 0 }
+    return UInt64(Double(bytes.demanded + bytes.pushed) / Double(totalNanoseconds) * 1e9)
+  }
+
+  /// One line of JSON, keys in alphabetical order.
+  public func json() -> String { JSONText.line(of: self) }
+}
+
+/// How long the VM stood still, in the source's clock: from the freeze to the arrival of RAN, less
+/// what the destination measured after its start.
+public struct Downtime: Hashable, Sendable, Codable {
+  /// The whole.
+  public var nanoseconds: UInt64
+  /// It is wrong by at most this much: half a round trip.
+  public var uncertaintyNanoseconds: UInt64
+  /// Its parts, in order; what they leave is waiting and work between them.
+  public var parts: [PhaseTime]
+
+  /// A downtime with its parts.
+  public init(nanoseconds: UInt64, uncertaintyNanoseconds: UInt64, parts: [PhaseTime]) {
+    self.nanoseconds = nanoseconds
+    self.uncertaintyNanoseconds = uncertaintyNanoseconds
+    self.parts = parts
+  }
+}
+
+/// The parts of a downtime, by the names that reports use.
+public enum DowntimePart: String, CaseIterable, Hashable, Sendable {
+  /// Stopping the vCPUs.
+  case pause
+  /// Taking their state out.
+  case stateSave = "state save"
+  /// Sending it.
+  case transfer
+  /// Putting it in at the destination.
+  case load
+  /// Both hosts' journals.
+  case handOffSyncs = "hand-off fsyncs"
+  /// GO on its way.
+  case go
+  /// Starting the vCPUs.
+  case resume
+}
+
+/// A named stretch of time.
+public struct PhaseTime: Hashable, Sendable, Codable {
+  /// What went on.
+  public var name: String
+  /// For how long.
+  public var nanoseconds: UInt64
+
+  /// That long for that.
+  public init(_ name: String, nanoseconds: UInt64) {
+    self.name = name
+    self.nanoseconds = nanoseconds
+  }
+
+  /// That long for a part of the downtime.
+  public init(_ part: DowntimePart, nanoseconds: UInt64) {
+    self.init(part.rawValue, nanoseconds: nanoseconds)
+  }
+}
+
+/// What the guest waited for.
+public struct Faults: Hashable, Sendable, Codable {
+  /// Faults that were resolved.
+  public var count: UInt64
+  /// Fault messages about pages that were present or asked for already.
+  public var duplicateCount: UInt64
+  /// Half of the faults took at most this.
+  public var p50Nanoseconds: UInt64?
+  /// 99 % took at most this.
+  public var p99Nanoseconds: UInt64?
+  /// 99.9 % took at most this.
+  public var p999Nanoseconds: UInt64?
+  /// The longest.
+  public var maximumNanoseconds: UInt64
+  /// Counts by powers of two of microseconds.
+  public var histogram: [LatencyRow]
+
+  /// What a recorder saw, and how many messages were duplicates.
+  public init(_ latencies: LatencyHistogram, duplicateCount: UInt64) {
+    self.count = latencies.count
+    self.duplicateCount = duplicateCount
+    self.p50Nanoseconds = latencies.nanoseconds(atQuantile: 0.5)
+    self.p99Nanoseconds = latencies.nanoseconds(atQuantile: 0.99)
+    self.p999Nanoseconds = latencies.nanoseconds(atQuantile: 0.999)
+    self.maximumNanoseconds = latencies.maximumNanoseconds
+    self.histogram = latencies.powersOfTwo()
+  }
+}
+
+/// Pages by what they were.
+public struct PageTally: Hashable, Sendable, Codable {
+  /// All pages of the image.
+  public var total: UInt64 = 0
+  /// Sent or installed with their bytes.
+  public var data: UInt64 = 0
+  /// Known to read as zeros; their bytes never travelled.
+  public var zero: UInt64 = 0
+  /// Poisoned at the source.
+  public var poisoned: UInt64 = 0
+  /// Given back by the guest before they came.
+  public var removed: UInt64 = 0
+  /// Came a second time and were dropped.
+  public var duplicate: UInt64 = 0
+
+  /// No pages.
+  public init() {}
+}
+
+/// Page payload by how it travelled.
+public struct ByteTally: Hashable, Sendable, Codable {
+  /// Asked for by a waiting vCPU.
+  public var demanded: UInt64 = 0
+  /// Sent unasked.
+  public var pushed: UInt64 = 0
+  /// Device state.
+  public var deviceState: UInt64 = 0
+
+  /// No bytes.
+  public init() {}
+}
+
+/// How far the guest came.
+public struct GuestProgress: Hashable, Sendable, Codable {
+  /// Operations up to the freeze.
+  public var operationsBeforeFreeze: UInt64
+  /// Operations since its start at the destination.
+  public var operationsAfterStart: UInt64
+  /// Pages that the guest found wrong; anything but 0 is a bug of ours.
+  public var mismatches: UInt64
+
+  /// A progress with all its parts.
+  public init(operationsBeforeFreeze: UInt64, operationsAfterStart: UInt64, mismatches: UInt64) {
+    self.operationsBeforeFreeze = operationsBeforeFreeze
+    self.operationsAfterStart = operationsAfterStart
+    self.mismatches = mismatches
+  }
+}

@@ -1,0 +1,69 @@
+public import Migration
+internal import Wire
+
+/// One clear message for a person: which VM, what happened, what both hosts hold, what to do next.
+public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
+  /// The VM's name.
+  public var vmName: String
+  /// What happened, without the VM's name in front.
+  public var happening: String
+  /// What the source's host does with the VM.
+  public var source: HostState
+  /// What the destination's host does with the VM.
+  public var destination: HostState
+  /// What the reader is to do.
+  public var nextStep: String
+
+  /// A message with all its parts.
+  public init(
+    vmName: String, happening: String, source: HostState, destination: HostState, nextStep: String
+  ) {
+    self.vmName = vmName
+    self.happening = happening
+    self.source = source
+    self.destination = destination
+    self.nextStep = nextStep
+  }
+
+  /// The message for the end of a session.
+  public init(_ outcome: Outcome, vmName: String) {
+    let cause = outcome.reason.map { ": \($0.reason)" } ?? ""
+    self.init(
+      vmName: vmName, happening: Self.verdict(of: outcome.ending) + cause, source: outcome.source,
+      destination: outcome.destination, nextStep: Self.nextStep(after: outcome))
+  }
+
+  /// The word for an ending, in messages and in JSON.
+  public static func verdict(of ending: Ending) -> String {
+    switch ending {
+    case .completed: "completed"
+    case .refused: "refused"
+    case .aborted: "aborted"
+    case .parked: "parked"
+    }
+  }
+
+  private static func nextStep(after outcome: Outcome) -> String {
+    switch outcome.ending {
+    case .completed: return "nothing; what is left of the VM at the source can be ended"
+    case .refused: return "correct the cause and start both sides again"
+    case .aborted:
+      return outcome.source == .runs
+        ? "correct the cause, start a new VMM at the destination and move the VM again"
+        : "resume the VM at the source, then correct the cause"
+    case .parked:
+      return "start the VM on neither host by hand and keep both state directories; correct the "
+        + "cause, then start both sides again with the same directories"
+    }
+  }
+
+  /// Four lines.
+  public var description: String {
+    """
+    VM \(vmName): \(happening)
+      source:      \(source.phrase)
+      destination: \(destination.phrase)
+      next:        \(nextStep)
+    """
+  }
+}

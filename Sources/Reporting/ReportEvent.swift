@@ -1,0 +1,69 @@
+/// One line of `--json`: an object with "version", "event", "time", "vm" and what belongs to the
+/// event. Within a version, keys and events are only added.
+public enum ReportEvent: Sendable {
+  /// Something that an operator may want to know.
+  case message(LogLevel, String)
+  /// How far it is.
+  case progress(ProgressSample)
+  /// The last line: the whole report.
+  case finished(MigrationReport)
+
+  /// The line, without its end.
+  func json(vm: String, time: String) -> String {
+    var line = EventLine(vm: vm, time: time)
+    switch self {
+    case .message(let level, let text):
+      line.event = "message"
+      line.level = level.name
+      line.text = text
+    case .progress(let sample):
+      line.event = "progress"
+      line.progress = sample
+    case .finished(let report):
+      line.event = "finished"
+      line.report = report
+    }
+    return JSONText.line(of: line)
+  }
+}
+
+/// How much a message matters.
+public enum LogLevel: UInt8, CaseIterable, Comparable, Sendable {
+  /// For whoever looks for a fault in us.
+  case debug = 0
+  /// A step that was taken.
+  case notice = 1
+  /// Something is not as it should be; the migration goes on.
+  case warning = 2
+  /// The migration cannot go on.
+  case error = 3
+
+  /// The word in messages.
+  public var name: String {
+    switch self {
+    case .debug: "debug"
+    case .notice: "notice"
+    case .warning: "warning"
+    case .error: "error"
+    }
+  }
+
+  /// Whether the left one matters less.
+  public static func < (left: LogLevel, right: LogLevel) -> Bool { left.rawValue < right.rawValue }
+}
+
+private struct EventLine: Encodable {
+  let version = MigrationReport.currentVersion
+  var event = ""
+  let vm: String
+  let time: String
+  var level: String?
+  var text: String?
+  var progress: ProgressSample?
+  var report: MigrationReport?
+
+  init(vm: String, time: String) {
+    self.vm = vm
+    self.time = time
+  }
+}

@@ -1,0 +1,169 @@
+internal import CGuestProgram
+internal import FoundationEssentials
+internal import Glibc
+public import Pages
+public import System
+internal import UFFD
+
+/// How a test VMM is made.
+public struct MachineOptions: Sendable {
+  /// Guest memory; a multiple of 2 MiB.
+  public var memoryByteCount: UInt64 = 512 << 20
+  /// 1 to 4.
+  public var vcpuCount = 2
+  /// How many mappings the memory is made of.
+  public var regionCount = 1
+  /// The pages that back the memory.
+  public var pageSize = PageSize.small
+  /// What the memory is made of.
+  public var backing = MemoryBacking.memfd
+  /// What runs the guest.
+  public var guest = GuestKind.kvm
+  /// How the guest visits its pages. A destination's comes with its memory.
+  public var pattern = AccessPattern("random-write")!
+  /// Mixed into all content.
+  public var seed: UInt64 = 1
+  /// Of 100 data pages, how many are written before the start.
+  public var fillPercent = 75
+  /// How pages are given back; nil for what suits the backing.
+  public var removal: RemovalMethod?
+  /// Whether this is a destination: memory stays untouched, vCPU state comes later.
+  public var isIncoming = false
+
+  /// A 512 MiB guest with two vCPUs.
+  public init() {}
+}
+
+/// Why a test VMM could not be made.
+public enum MachineError: Error, Sendable, CustomStringConvertible {
+  /// The kernel refused something.
+  case system(SystemError)
+  /// The guest cannot have this shape.
+  case shape(GuestShapeError)
+  /// Options that do not go together.
+  case options(String)
+
+  /// One sentence.
+  public var description: String {
+    switch self {
+    case .system(let error): "\(error)"
+    case .shape(let error): "\(error)"
+    case .options(let reason): reason
+    }
+  }
+}
+
+/// A VMM with one guest: its memory, its vCPUs, and the rules of when it may run.
+///
+/// All verbs may be called from several threads at once. What waits (for vCPUs, for pages) waits
+/// without a lock that `status` needs.
+public final class TestMachine: Sendable {
+  /// What it was made with.
+  public let options: MachineOptions
+  /// The guest's memory.
+  public let memory: GuestMemory
+  let layout: GuestLayout
+  let engine: any GuestEngine
+  let removal: RemovalMethod
+  let state: Lock<State>
+
+  struct State {
+    /// False in a destination that has no vCPU state yet.
+    var hasVcpuState: Bool
+    var isDisabled = false
+    /// A verb that needs the guest to stay stopped until it is done.
+    var heldBy: String?
+    var attachment: HandlerAttachment?
+  }
+
+  /// Maps the memory and makes the vCPUs; a source's memory is filled as well. Nothing runs yet.
+  public init(_ options: MachineOptions) throws(MachineError) {
+    self.options = options
+    removal = options.removal ?? (options.backing.isShared ? .remove : .dontNeed)
+    guard options.backing.isShared || removal == .dontNeed else {
+      throw .options("private memory has no file to punch holes into: use --remove-by dontneed")
+    }
+    guard options.regionCount >= 1,
+      UInt64(options.regionCount) <= options.memoryByteCount / UInt64(PageSize.huge.byteCount)
+    else { throw .options("each region has at least 2 MiB: \(options.regionCount) do not fit") }
+    do throws(GuestShapeError) {
+      layout = try GuestLayout(
+        byteCount: options.memoryByteCount, vcpuCount: options.vcpuCount,
+        pageSize: options.pageSize, seed: options.seed,
+        removedMayKeep: options.backing.isShared)
+    } catch {
+      throw .shape(error)
+    }
+    do throws(SystemError) {
+      memory = try GuestMemory(
+        byteCount: options.memoryByteCount, regionCount: options.regionCount,
+        pageSize: options.pageSize, backing: options.backing)
+      engine =
+        switch options.guest {
+        case .kvm: try KvmMachine(memory: memory, layout: layout, removal: removal)
+        case .process: try ProcessGuest(memory: memory, layout: layout, removal: removal)
+        }
+      if !options.isIncoming {
+        ImageBuilder(
+          layout: layout, pattern: options.pattern, fillPercent: options.fillPercent
+        ).build(in: memory)
+        try engine.resetToEntry()
+      }
+      state = Lock(State(hasVcpuState: !options.isIncoming))
+      try engine.startThreads()
+    } catch {
+      throw .system(error)
+    }
+  }
+
+  // The threads hold the engine, not this object: without an order they would park for ever.
+  deinit {
+    engine.gate.ask(.leave)
+    engine.joinThreads()
+  }
+
+  /// What the guest does now.
+  public enum Activity: String, Sendable {
+    /// A destination without vCPU state.
+    case incoming
+    /// No vCPU runs.
+    case paused
+    /// vCPUs run.
+    case running
+    /// Asked to stop; at least one vCPU has not.
+    case pausing
+    /// Every vCPU has done its operations.
+    case finished
+    /// The guest saw something wrong.
+    case guestError = "guest-error"
+    /// It never runs again.
+    case disabled
+  }
+
+  /// What the guest does now.
+  public var activity: Activity {
+    let (hasVcpuState, isDisabled) = state.withLock { ($0.hasVcpuState, $0.isDisabled) }
+    return engine.gate.state.withLock { gate in
+      if isDisabled { return gate.hasLeft.allSatisfy(\.self) ? .disabled : .pausing }
+      if !hasVcpuState { return .incoming }
+      if !gate.mismatches.isEmpty { return .guestError }
+      if gate.isFinished.allSatisfy(\.self) { return .finished }
+      if gate.wish == .run { return .running }
+      return gate.isAllParked ? .paused : .pausing
+    }
+  }
+
+  /// Whether this process may make virtual machines of KVM here.
+  public static var isKVMAvailable: Bool { KvmMachine.isAvailable }
+
+  /// Waits until the guest has finished or failed. False when the limit came first.
+  public func waitUntilStopped(until deadline: Instant) -> Bool {
+    engine.gate.state.wait(until: deadline) { gate in
+      let isOver = !gate.mismatches.isEmpty || gate.isFinished.allSatisfy(\.self)
+      return isOver && gate.isAllParked ? true : nil
+    } ?? false
+  }
+
+  /// What the guest found wrong.
+  public var mismatches: [Mismatch] { engine.gate.state.withLock(\.mismatches) }
+}

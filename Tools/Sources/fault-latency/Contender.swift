@@ -1,0 +1,67 @@
+/// Whose programs are measured.
+enum Contender: String, CaseIterable, Sendable {
+  case engine
+  case reference
+}
+
+/// What is measured in one run.
+enum Experiment: String, CaseIterable, Sendable {
+  /// Faults alone: no page comes unasked.
+  case idle
+  /// Faults while the source pushes as fast as it can.
+  case push
+  /// Nothing but the push: the whole image, before the guest runs.
+  case bulk
+}
+
+/// Where the programs are and how they are started.
+struct CommandLines: Sendable {
+  /// The directory with page-server, postcopyd and the reference.
+  var binaries: String
+  /// A run's own directory, for sockets, logs, the token and the journals.
+  var directory: String
+  /// HOST:PORT or unix:PATH of the source.
+  var address: String
+
+  var attachPath: String { "\(directory)/attach" }
+
+  func source(
+    _ contender: Contender, _ experiment: Experiment, memoryPath: String
+  ) -> [String] {
+    switch contender {
+    case .reference:
+      return [
+        "\(binaries)/fault-latency-reference", "serve", memoryPath, address,
+        experiment == .idle ? "no-push" : "push",
+      ]
+    case .engine:
+      return [
+        "\(binaries)/page-server", "send", "--memory", "snapshot:\(memoryPath)", "--vmm", "none",
+        "--listen", address, "--mode", experiment == .bulk ? "quick" : "post-copy",
+        "--prefetch", experiment == .idle ? "none" : "linear",
+      ] + shared(stateDirectory: "source-state")
+    }
+  }
+
+  func destination(_ contender: Contender, _ experiment: Experiment) -> [String] {
+    switch contender {
+    case .reference:
+      return [
+        "\(binaries)/fault-latency-reference", "receive", attachPath, address,
+        experiment == .idle ? "no-push" : "push",
+      ]
+    case .engine:
+      return [
+        "\(binaries)/postcopyd", "receive", "--from", address, "--attach", attachPath,
+        "--vmm", "none",
+      ] + shared(stateDirectory: "destination-state")
+    }
+  }
+
+  private func shared(stateDirectory: String) -> [String] {
+    [
+      "--vm", "fault-latency", "--token-file", "\(directory)/token", "--insecure", "--quiet",
+      "--state-dir", "\(directory)/\(stateDirectory)",
+    ]
+  }
+}
