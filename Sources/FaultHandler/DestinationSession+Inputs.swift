@@ -52,8 +52,9 @@ extension DestinationSession {
     case .vmmGone: handle(.vmm(.died(Refusal(.vmm, "the VMM's process has ended"))))
     case .memoryPressure(let run): memoryPressure(run)
     case .mappingLost(let run):
-      memoryFailed("page \(run.start.rawValue) of region \(run.region.rawValue) cannot be "
-        + "installed: the VMM's mapping is not what it was")
+      memoryFailed(
+        "page \(run.start.rawValue) of region \(run.region.rawValue) cannot be "
+          + "installed: the VMM's mapping is not what it was")
     case .faultOutsideRegions(let address):
       observer(
         .warning(
