@@ -77,7 +77,8 @@ let package = Package(
     .target(
       name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
     .target(
-      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
+      name: "GuestKit",
+      dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
       path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
     .executableTarget(
       name: "microvm", dependencies: ["GuestKit", "Pages", "System", "VMM", argumentParser],
@@ -88,7 +89,8 @@ let package = Package(
       cSettings: cSettings, swiftSettings: strictSettings),
 
     // Executables: options and wiring.
-    module("CommandOptions", ["Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
+    module(
+      "CommandOptions", ["Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
     executable(
       "page-server",
       [
@@ -121,12 +123,12 @@ let package = Package(
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
-    tests(of: "Simulation", []),
+    tests(of: "Simulation", ["Migration"]),
     tests(of: "System", ["Pages"]),
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
-    tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
+    tests(of: "PageServer", ["CLinux", "Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(
       of: "FaultHandler",
       [

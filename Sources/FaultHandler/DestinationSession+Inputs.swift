@@ -29,8 +29,8 @@ extension DestinationSession {
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,
       .prepared:
       true
-    case .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging, .killing,
-      .recordingAborted, .aborted, .finished:
+    case .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging, .rulingOut,
+      .killing, .recordingAborted, .aborted, .finished:
       false
     }
   }

@@ -79,7 +79,9 @@ extension World {
     }
     vcpus[vcpu].pendingPage = nil
     // While a page is being given back, a racing access sees the old content or zeros.
-    if version != oracle[page] && !isBeingRemoved[page] {
+    // And a VMM that loads what the source has taken back will never run.
+    let isVoid = vcpu == loader && hasSourceResumed
+    if version != oracle[page] && !isBeingRemoved[page] && !isVoid {
       violate(
         "P3", "page \(page) reads as version \(version), the VM's memory has \(oracle[page])")
     }
@@ -99,7 +101,7 @@ extension World {
     vcpus[vcpu].isQueueing = false
     guard memory.isRegistered else { return scheduleVCPU(vcpu) }
     memory.unreadFaults.append(page)
-    if random.chance(perMille: plan.faultRedeliveryPerMille) { memory.unreadFaults.append(page) }
+    if isTroubled(perMille: plan.faultRedeliveryPerMille) { memory.unreadFaults.append(page) }
     scheduleHandler()
   }
 
@@ -112,7 +114,7 @@ extension World {
       return scheduleVCPU(loader)
     }
     vcpus[loader].isLoading = false
-    let fails = random.chance(perMille: plan.vmmFailurePerMille)
+    let fails = isTroubled(perMille: plan.vmmFailurePerMille)
     schedule(
       .destinationHears(
         .vmm(fails ? .loadFailed(Refusal(.vmm, "the device state does not fit")) : .loaded),

@@ -32,10 +32,11 @@ public enum TrackedMemory: Hashable, Sendable {
 /// direct I/O under way; and writes through another mapping (vhost-user, VFIO) are never seen.
 ///
 /// A stretch of 2 MiB without any page table is passed over by the scan, neither reported nor
-/// protected (Linux up to 6.18). So each round asks for such holes too. Of private anonymous memory
-/// it reports those that were none the last time: a hole that stays one reads as zeros still, and a
-/// page that is written into one is not protected and therefore found as written. Of other memory it
-/// reports them all: a page may have been written into a hole and its page table dropped again.
+/// protected: of huge pages still in Linux 6.18.44, of others until the kernels of 2026. So each round
+/// asks for such holes too. Of private anonymous memory it reports those that were none the last
+/// time: a hole that stays one reads as zeros still, and a page that is written into one is not
+/// protected and therefore found as written. Of other memory it reports them all: a page may have
+/// been written into a hole and its page table dropped again.
 public struct DirtyTracker: ~Copyable, Sendable {
   private struct TrackedRange {
     let range: HostRange

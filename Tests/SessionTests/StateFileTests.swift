@@ -13,7 +13,8 @@ struct StateDirectoryTests {
     let usual = {
       (override: String?, root: Bool, environment: [String: String]) throws(StateError) in
       try StateDirectory.usual(
-        override: override, isRoot: root, user: 1000, environment: environment)
+        override: override, isRoot: root, user: 1000, environment: environment,
+        isOnTmpfs: { $0.hasPrefix("/run") })
     }
     let home = ["HOME": "/home/u"]
     let xdg = ["HOME": "/home/u", "XDG_STATE_HOME": "/s", "XDG_RUNTIME_DIR": "/run/user/1000"]
@@ -27,6 +28,9 @@ struct StateDirectoryTests {
       try usual(nil, false, home)
         == StateDirectory(
           statePath: "/home/u/.local/state/postcopy", runPath: "/dev/shm/postcopy-1000"))
+    let container = try StateDirectory.usual(
+      isRoot: true, user: 0, environment: [:], isOnTmpfs: { _ in false })
+    #expect(container.runPath == "/dev/shm/postcopy")
     #expect(try usual("/mine", true, [:]).statePath == "/mine")
     #expect(throws: StateError.noHome) { try usual(nil, false, ["HOME": "relative"]) }
     #expect(try StateDirectory.ofThisProcess(override: "/mine").statePath == "/mine")
@@ -150,7 +154,7 @@ struct TokenFileTests {
       #expect(throws: TokenFileError.notAFile(path: path)) { _ = try TokenFile.read(path) }
     }
     let error = #expect(throws: TokenFileError.self) { _ = try TokenFile.read(scratch.path("no")) }
-    #expect(error?.description.contains("head -c 32 /dev/urandom") == true)
+    #expect(error?.description.contains("postcopyctl token \(scratch.path("no"))") == true)
   }
 }
 

@@ -110,6 +110,13 @@ struct EventReader: ~Copyable {
     return child
   }
 
+  /// What is to be read now, without waiting.
+  mutating func readBatch() throws -> [UserfaultEvent] {
+    try #require(position == buffer.count, "what was read is used up")
+    position = try uffd.read(into: &buffer)
+    return (0..<position).map { buffer[$0] }
+  }
+
   /// Whether nothing more is to be read.
   mutating func isEmpty() throws -> Bool {
     guard position == buffer.count else { return false }
