@@ -233,7 +233,10 @@ extension DestinationCore {
     case .opened:
       if isOverrun { return }
       invariant(state == .opening, "OPENED is written once")
-      abandon(reason, now, into: &effects)
+      // Nothing was touched and nothing was said, so there is nothing to prove either.
+      cause = reason
+      effects.append(.disconnect(reason))
+      finish(.refused, into: &effects)
     case .goAccepted:
       invariant(state == .acceptingGo, "GO_ACCEPTED is written once")
       // Not told to run, so nothing is lost: with a journal that works GO is accepted again. To

@@ -53,6 +53,8 @@ struct UrgentServer: ~Copyable {
     do throws(LinkFailure) {
       try serve()
     } catch {
+      // Nothing goes out on a connection that failed: the peer is to see its end at once.
+      if case .connection = error { connection.shutdown() }
       context.linkLost(.urgent, error)
       sendRemaining()
     }
@@ -177,11 +179,12 @@ struct UrgentServer: ~Copyable {
 
   private mutating func answer(_ header: FrameHeader, _ now: Instant) throws(LinkFailure) {
     // Claimed first: the push need not send what is about to be answered.
-    var isFirst = false
+    var claimed = 0
     for index in context.layout.flatRange(of: header.run) where context.claims.claim(index) {
-      isFirst = true
+      claimed += 1
     }
-    guard try load(header.run, countingPoison: isFirst) else { return }
+    context.counters.claimed(pageCount: claimed)
+    guard try load(header.run, countingPoison: claimed > 0) else { return }
     if !context.hints.post(header.run) { context.counters.droppedHint() }
     let limit = now.advanced(byNanoseconds: Self.sendLimitNanoseconds)
     var page = 0

@@ -31,6 +31,8 @@ struct SimulatedJournal<Record: Hashable & Sendable> {
 /// What a VMM can be told; it obeys in order, also after the one who told it has died.
 enum VMMCommand: UInt8 {
   case pause, resume, saveState, disable, load, run
+  /// Its own follow-up of `saveState`: it calls its migration completed.
+  case seal
 }
 
 /// A VM's process. It outlives our own processes.
@@ -41,6 +43,8 @@ struct SimulatedVMM {
   /// Its own migration is completed: it will not resume by itself.
   var isSealed = false
   var commands: [(command: VMMCommand, life: Int)] = []
+  /// When its last answer arrives: answers keep the order of the commands.
+  var lastAnswerNanoseconds: UInt64 = 0
 
   var observed: ObservedVM { isGone ? .gone : isRunning ? .running : .stopped }
 }

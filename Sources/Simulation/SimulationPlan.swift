@@ -16,6 +16,9 @@ struct SimulationPlan {
   var sourceLimits: SourceLimits
   var destinationLimits: DestinationLimits
 
+  /// Nothing goes wrong before this moment; half of the seeds have their trouble late.
+  var calmNanoseconds: UInt64
+
   var dropPerMille: Int
   var duplicatePerMille: Int
   var reorderPerMille: Int
@@ -33,13 +36,16 @@ struct SimulationPlan {
   var doesDestinationVMDie: Bool
 
   /// Trouble is drawn from this span; a hand-over takes about 3 ms and a whole migration 6.
-  static let chaosNanoseconds: UInt64 = 10_000_000
+  static let troubleNanoseconds: UInt64 = 8_000_000
+
+  /// When the healthy tail begins.
+  var healNanoseconds: UInt64 { calmNanoseconds + Self.troubleNanoseconds + 2_000_000 }
 
   init(_ random: inout SeededRandom) {
     func rate(_ most: Int, _ random: inout SeededRandom) -> Int {
       random.chance(perMille: 500) ? random.number(in: 1..<most + 1) : 0
     }
-    pageCount = random.number(in: 8..<33)
+    pageCount = random.number(in: 8..<65)
     vcpuCount = random.number(in: 1..<4)
     mode = random.chance(perMille: 700) ? .postCopy : .quick
     memory = random.chance(perMille: 600) ? .privateAnonymous : .shared
@@ -52,12 +58,14 @@ struct SimulationPlan {
     destinationLimits = DestinationLimits(
       giveUpBeforeGoNanoseconds: 12_000_000, giveUpNanoseconds: canGiveUp ? 8_000_000 : nil,
       lingerNanoseconds: 10_000_000)
-    dropPerMille = rate(60, &random)
+    calmNanoseconds =
+      random.chance(perMille: 500) ? 0 : random.nanoseconds(in: 0..<8_000_000)
+    dropPerMille = rate(30, &random)
     duplicatePerMille = rate(100, &random)
     reorderPerMille = rate(200, &random)
-    crashPerMille = rate(25, &random)
-    journalFailurePerMille = random.chance(perMille: 300) ? rate(150, &random) : 0
-    vmmFailurePerMille = random.chance(perMille: 300) ? rate(150, &random) : 0
+    crashPerMille = rate(12, &random)
+    journalFailurePerMille = random.chance(perMille: 400) ? rate(300, &random) : 0
+    vmmFailurePerMille = random.chance(perMille: 400) ? rate(300, &random) : 0
     removalPerMille = rate(150, &random)
     partialCopyPerMille = rate(300, &random)
     faultRedeliveryPerMille = rate(200, &random)

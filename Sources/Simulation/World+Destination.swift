@@ -20,12 +20,13 @@ extension World {
 
   private mutating func carryOutDestination() {
     let life = destinationLife
+    visited[1] |= 1 << UInt64(destinationCore.state.rawValue)
     while let effect = destinationEffects.next() {
       // A process that has died has done only the effects before its death.
       if !isCurrent(.destination, life) { continue }
       note("destination → \(effect)")
       carryOut(effect)
-      if random.chance(perMille: plan.crashPerMille) { crash(.destination) }
+      if isTroubled(perMille: plan.crashPerMille) { crash(.destination) }
     }
   }
 
@@ -51,7 +52,7 @@ extension World {
 
   private mutating func journal(_ record: DestinationRecord) {
     if case .complete = record { checkCompleteness() }
-    if random.chance(perMille: plan.journalFailurePerMille) {
+    if isTroubled(perMille: plan.journalFailurePerMille) {
       let mayBeDurable = random.chance(perMille: 500)
       if mayBeDurable && random.chance(perMille: 500) {
         _ = destinationJournal.makeDurable(through: destinationJournal.append(record))
@@ -108,7 +109,7 @@ extension World {
           within: 1_000..<20_000)
         return
       }
-      let fails = random.chance(perMille: plan.vmmFailurePerMille) && !destinationVMM.isRunning
+      let fails = isTroubled(perMille: plan.vmmFailurePerMille) && !destinationVMM.isRunning
       let isShownNotRunning = random.chance(perMille: 500)
       // A VMM that gives no clear answer may run all the same.
       let runs = !fails || (!isShownNotRunning && random.chance(perMille: 500))
@@ -118,7 +119,7 @@ extension World {
         ? .runRefused(isShownNotRunning: isShownNotRunning, refusal)
         : .running(since: Instant(nanoseconds: nanoseconds))
       schedule(.destinationHears(.vmm(event), life: life), within: 1_000..<20_000)
-    case .pause, .resume, .saveState, .disable: return
+    case .pause, .resume, .saveState, .seal, .disable: return
     }
     note("destination VMM: \(command)")
   }
@@ -130,7 +131,7 @@ extension World {
   }
 
   private mutating func killDestinationVM() {
-    if random.chance(perMille: plan.vmmFailurePerMille) {
+    if isTroubled(perMille: plan.vmmFailurePerMille) {
       schedule(
         .destinationHears(
           .vmm(.killFailed(Refusal(.vmm, "the VMM does not die"))), life: destinationLife),

@@ -79,7 +79,9 @@ extension World {
     }
     vcpus[vcpu].pendingPage = nil
     // While a page is being given back, a racing access sees the old content or zeros.
-    if version != oracle[page] && !isBeingRemoved[page] {
+    // And a VMM that loads what the source has taken back will never run.
+    let isVoid = vcpu == loader && hasSourceResumed
+    if version != oracle[page] && !isBeingRemoved[page] && !isVoid {
       violate(
         "P3", "page \(page) reads as version \(version), the VM's memory has \(oracle[page])")
     }
@@ -92,14 +94,14 @@ extension World {
     return true
   }
 
-  /// The kernel found the page absent a moment ago and now puts the fault on the queue, whatever has
-  /// been filled meanwhile (trap 3).
+  /// The kernel found the page absent a moment ago and now puts the fault on the queue, whatever
+  /// has been filled meanwhile (trap 3).
   mutating func queueFault(_ vcpu: Int, page: Int) {
     guard vcpus[vcpu].isQueueing, vcpus[vcpu].pendingPage == page else { return }
     vcpus[vcpu].isQueueing = false
     guard memory.isRegistered else { return scheduleVCPU(vcpu) }
     memory.unreadFaults.append(page)
-    if random.chance(perMille: plan.faultRedeliveryPerMille) { memory.unreadFaults.append(page) }
+    if isTroubled(perMille: plan.faultRedeliveryPerMille) { memory.unreadFaults.append(page) }
     scheduleHandler()
   }
 
@@ -112,7 +114,7 @@ extension World {
       return scheduleVCPU(loader)
     }
     vcpus[loader].isLoading = false
-    let fails = random.chance(perMille: plan.vmmFailurePerMille)
+    let fails = isTroubled(perMille: plan.vmmFailurePerMille)
     schedule(
       .destinationHears(
         .vmm(fails ? .loadFailed(Refusal(.vmm, "the device state does not fit")) : .loaded),
@@ -125,7 +127,7 @@ extension World {
     let end = min(plan.pageCount, start + random.number(in: 1..<4))
     for page in start..<end where isBeingRemoved[page] { return scheduleVCPU(vcpu) }
     if plan.memory == .shared && random.chance(perMille: 500) {
-      // Trap 6: only a page that is known to be here can be punched out and told from a missing one.
+      // Trap 6: only a page known to be here can be punched out and told from a missing one.
       for page in start..<end where isRecordedPresent(page) && memory.versions[page] != nil {
         memory.drop(page)
         oracle[page] = 0

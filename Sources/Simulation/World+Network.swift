@@ -11,7 +11,7 @@ extension World {
     guard let connection = hosts[side.rawValue].connection, !isBlackHoled[side.rawValue] else {
       return
     }
-    if random.chance(perMille: plan.dropPerMille) {
+    if isTroubled(perMille: plan.dropPerMille) {
       // A stream that has lost something is found dead a little later.
       note("lost: \(packet)")
       schedule(.linkBreaks, within: 100_000..<1_500_000)
@@ -19,7 +19,7 @@ extension World {
     }
     let channel = isUrgent ? 0 : 1
     var arrival = nanoseconds + random.nanoseconds(in: 40_000..<150_000)
-    if random.chance(perMille: plan.reorderPerMille) {
+    if isTroubled(perMille: plan.reorderPerMille) {
       arrival += random.nanoseconds(in: 0..<1_000_000)
     } else {
       arrival = max(arrival, arrivalFloors[side.rawValue][channel] + 1)
@@ -27,7 +27,7 @@ extension World {
     }
     agenda.add(.arrives(packet, at: side.other, connection: connection), at: arrival)
     if case .deviceState = packet { return }  // Its stream is not repeatable.
-    if random.chance(perMille: plan.duplicatePerMille) {
+    if isTroubled(perMille: plan.duplicatePerMille) {
       agenda.add(
         .arrives(packet, at: side.other, connection: connection),
         at: arrival + random.nanoseconds(in: 1..<800_000))
@@ -107,6 +107,8 @@ extension World {
   mutating func notice(_ side: Side, connection: Int) {
     guard hosts[side.rawValue].connection == connection else { return }
     hosts[side.rawValue].connection = nil
+    // It closes its end, which the other finds out by a reset or by its own heartbeats.
+    schedule(.notices(side.other, connection: connection), within: 50_000..<2_000_000)
     guard hosts[side.rawValue].isAlive else { return }
     let isFinal = plan.isLossFinal
     if isFinal { acceptsLinks[side.rawValue] = false }

@@ -19,12 +19,13 @@ extension World {
 
   private mutating func carryOutSource() {
     let life = sourceLife
+    visited[0] |= 1 << UInt64(sourceCore.state.rawValue)
     while let effect = sourceEffects.next() {
       // A process that has died has done only the effects before its death.
       if !isCurrent(.source, life) { continue }
       note("source → \(effect)")
       carryOut(effect)
-      if random.chance(perMille: plan.crashPerMille) { crash(.source) }
+      if isTroubled(perMille: plan.crashPerMille) { crash(.source) }
     }
   }
 
@@ -56,7 +57,7 @@ extension World {
   }
 
   private mutating func journal(_ record: SourceRecord) {
-    if random.chance(perMille: plan.journalFailurePerMille) {
+    if isTroubled(perMille: plan.journalFailurePerMille) {
       let mayBeDurable = random.chance(perMille: 500)
       if mayBeDurable && random.chance(perMille: 500) {
         _ = sourceJournal.makeDurable(through: sourceJournal.append(record))
@@ -101,7 +102,7 @@ extension World {
     guard !sourceVMM.commands.isEmpty else { return }
     let (command, life) = sourceVMM.commands.removeFirst()
     let fails =
-      random.chance(perMille: plan.vmmFailurePerMille) || (sourceVMM.isGone && command != .disable)
+      isTroubled(perMille: plan.vmmFailurePerMille) || (sourceVMM.isGone && command != .disable)
     let refusal = Refusal(.vmm, "the VMM refused")
     let event: SourceVMMEvent
     switch command {
@@ -112,6 +113,7 @@ extension World {
     case .resume:
       if !fails {
         sourceVMM.isRunning = true
+        hasSourceResumed = true
         sourceVMM.isSealed = false
         scheduleSourceGuest()
       }
@@ -120,10 +122,15 @@ extension World {
       if fails || sourceVMM.isRunning {
         event = .deviceStateSaveFailed(refusal)
       } else {
-        sourceVMM.isSealed = true
         if isCurrent(.source, life) { send(.deviceState, from: .source) }
-        event = .deviceStateSaved
+        sourceVMM.commands.insert((.seal, life), at: 0)
+        // The destination may be prepared before.
+        schedule(.vmmActs(.source), within: 5_000..<1_500_000)
+        return
       }
+    case .seal:
+      sourceVMM.isSealed = !sourceVMM.isRunning
+      event = sourceVMM.isSealed ? .deviceStateSaved : .deviceStateSaveFailed(refusal)
     case .disable:
       if !fails {
         sourceVMM.isGone = true
@@ -133,7 +140,15 @@ extension World {
     case .load, .run: return
     }
     note("source VMM: \(command) \(fails ? "fails" : "done")")
-    schedule(.sourceHears(.vmm(event), life: life), within: 1_000..<20_000)
+    sourceVMMSays(event, life: life)
+  }
+
+  /// An answer or an event of the VMM, in the order in which things happened there.
+  mutating func sourceVMMSays(_ event: SourceVMMEvent, life: Int) {
+    let earliest = max(sourceVMM.lastAnswerNanoseconds, nanoseconds) + 1
+    sourceVMM.lastAnswerNanoseconds = earliest + random.nanoseconds(in: 1_000..<20_000)
+    agenda.add(
+      .sourceHears(.vmm(event), life: life), at: sourceVMM.lastAnswerNanoseconds)
   }
 
   private var staleSeedCount: PageCount {

@@ -4,7 +4,7 @@ internal import Wire
 /// What goes wrong, and the healthy tail in which everything must come to an end.
 extension World {
   mutating func scheduleTrouble() {
-    let span: Range<UInt64> = 0..<8_000_000
+    let span = plan.calmNanoseconds..<plan.calmNanoseconds + SimulationPlan.troubleNanoseconds
     for _ in 0..<plan.linkBreakCount { schedule(.linkBreaks, within: span) }
     for _ in 0..<plan.crashCount {
       schedule(.crash(random.chance(perMille: 500) ? .source : .destination), within: span)
@@ -16,7 +16,7 @@ extension World {
     for _ in 0..<plan.selfResumeCount { schedule(.selfResume, within: span) }
     for _ in 0..<plan.memoryLossCount { schedule(.memoryLost, within: span) }
     if plan.doesDestinationVMDie { schedule(.destinationVMDies, within: span) }
-    agenda.add(.heal, at: SimulationPlan.chaosNanoseconds)
+    agenda.add(.heal, at: plan.healNanoseconds)
   }
 
   mutating func crash(_ side: Side) {
@@ -103,8 +103,9 @@ extension World {
   mutating func selfResume() {
     guard !sourceVMM.isRunning, !sourceVMM.isGone, !sourceVMM.isSealed else { return }
     sourceVMM.isRunning = true
+    hasSourceResumed = true
     scheduleSourceGuest()
-    schedule(.sourceHears(.vmm(.resumedByItself), life: sourceLife), within: 10_000..<300_000)
+    sourceVMMSays(.resumedByItself, life: sourceLife)
   }
 
   mutating func destinationVMDies() {
@@ -150,8 +151,8 @@ extension World {
     if hasDestinationVMDied, hosts[1].outcome?.ending == .parked,
       hosts[1].outcome?.destination == .killed
     {
-      // It had been let run, or nobody can rule that out. P1 has been checked all along, and there is
-      // nothing left to converge to.
+      // It had been let run, or nobody can rule that out. P1 has been checked all along, and there
+      // is nothing left to converge to.
       fate = .died
       return
     }
@@ -168,7 +169,7 @@ extension World {
       feedDestination(.operatorAbort)
     }
     guard hosts[1].isDone, hosts[0].isAlive else { return }
-    if destinationJournal.records.isEmpty {
+    if DestinationCore(recovering: destinationJournal.records, vm: .gone) == nil {
       feedSource(.operatorAbort)
     } else if hosts[0].connection == nil {
       // The source still needs a word of the destination: its journal says it again.

@@ -26,6 +26,8 @@ struct World {
   var fate: Fate?
   var hasHealed = false
   var quietSuperviseCount = 0
+  /// One bit for each state that a core has been in after an event, by side.
+  var visited: [UInt64] = [0, 0]
 
   var hosts = [SimulatedProcess(), SimulatedProcess()]
   var sourceCore: SourceCore
@@ -37,6 +39,7 @@ struct World {
   var destinationJournal = SimulatedJournal<DestinationRecord>()
   var destinationVMM = SimulatedVMM(isRunning: false)
   var hasDestinationRun = false
+  var hasSourceResumed = false
   var hasDestinationVMDied = false
 
   // The network. Directions are named by their sender.
@@ -127,7 +130,7 @@ struct World {
       stir(
         UInt64(sourceCore.state.rawValue) << 8 | UInt64(destinationCore.state.rawValue))
       if stepCount > Self.maximumStepCount
-        || nanoseconds > SimulationPlan.chaosNanoseconds + Self.tailNanoseconds
+        || nanoseconds > plan.healNanoseconds + Self.tailNanoseconds
       {
         violate(
           "P6",
@@ -144,6 +147,12 @@ struct World {
 
   mutating func schedule(_ happening: Happening, within range: Range<UInt64>) {
     agenda.add(happening, at: nanoseconds + random.nanoseconds(in: range))
+  }
+
+  /// Draws for one kind of trouble.
+  mutating func isTroubled(perMille: Int) -> Bool {
+    let isDrawn = random.chance(perMille: perMille)
+    return isDrawn && nanoseconds >= plan.calmNanoseconds
   }
 
   mutating func violate(_ property: String, _ finding: String) {

@@ -54,6 +54,14 @@ final class SendReporter {
       now: MonotonicClock.now())
   }
 
+  /// Says that the program itself failed; both hosts keep what they hold.
+  func fail(_ error: SystemError) {
+    console.log(
+      .error,
+      "a bug of ours ended this side: \(error). Start the VM on neither host by hand; look at both "
+        + "sides' reports first")
+  }
+
   /// Says how it ended, when nothing had begun. The exit code.
   func finish(_ refusal: Refusal) -> Int32 {
     let outcome = Outcome(
@@ -84,7 +92,7 @@ final class SendReporter {
     tell(result.outcome, report)
   }
 
-  private static func add(_ counts: SourceCounters.Snapshot, to report: inout MigrationReport) {
+  private static func add(_ counts: SourceCounts, to report: inout MigrationReport) {
     report.pages.data = counts.demandedDataPageCount + counts.pushedDataPageCount
     report.pages.zero =
       counts.absentPageCount + counts.demandedZeroPageCount + counts.pushedZeroPageCount

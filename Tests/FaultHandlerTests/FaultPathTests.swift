@@ -69,7 +69,7 @@ struct FaultPathTests {
     #expect(try fixture.reader(page: 3, region: 0).value() == PageContent.word(3, region: 0))
     #expect(try fixture.reader(page: 3, region: 1).value() == PageContent.word(3, region: 1))
     #expect(try fixture.reader(page: 7, region: 1).value() == PageContent.word(7, region: 1))
-    fixture.park()
+    fixture.stop()
     fixture.source.urgent.shutdown()
     #expect(try server.value() == 3)
   }
@@ -140,7 +140,10 @@ struct FaultPathTests {
     let event = try fixture.event {
       if case .faultOutsideRegions = $0 { true } else { false }
     }
-    guard case .faultOutsideRegions(let address) = event else { return }
+    guard case .faultOutsideRegions(let address) = event else {
+      Issue.record("another event: \(event)")
+      return
+    }
     #expect(address == stray.range.start)
     // It waits until somebody gives it a page.
     try stray.plant(5, page: 0)
