@@ -162,6 +162,14 @@ struct DestinationCoreTests {
     #expect(rig.feed(.linkDown(isFinal: false, lost)).deeds == [])
   }
 
+  @Test("a source that has handed off already has nothing for a fresh destination")
+  func joinsTooLate() {
+    var rig = DestinationRig.at(.dialing)
+    let effects = rig.feed(.linkUp(welcome(isHandedOff: true)))
+    #expect(effects.outcome?.ending == .refused)
+    #expect(effects.count == 1, "nothing is journalled, nothing is killed")
+  }
+
   @Test("a journal that cannot take OPENED refuses the session without touching the VM")
   func openedFails() {
     var rig = DestinationRig.at(.opening)
