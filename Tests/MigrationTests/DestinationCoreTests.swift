@@ -139,6 +139,16 @@ struct DestinationCoreTests {
     #expect(rig.feed(.linkUp(welcome())).sent == [.ready(epoch: base)], "READY is said again")
   }
 
+  @Test("a load that the kill cuts short may be answered at any time after it")
+  func loadCutShort() {
+    for state in [DestinationState.killing, .recordingAborted, .aborted] {
+      var rig = DestinationRig.at(state)
+      #expect(rig.feed(.vmm(.loadFailed(trouble))) == [])
+      #expect(rig.feed(.vmm(.died(trouble))) == [], "its pidfd says so as well")
+      #expect(rig.core.state == state)
+    }
+  }
+
   @Test("a failing load aborts; failing discards abort")
   func ownFailures() {
     var loading = DestinationRig.at(.loading)
@@ -160,6 +170,14 @@ struct DestinationCoreTests {
     }
     var rig = DestinationRig.at(.dialing)
     #expect(rig.feed(.linkDown(isFinal: false, lost)).deeds == [])
+  }
+
+  @Test("a source that has handed off already has nothing for a fresh destination")
+  func joinsTooLate() {
+    var rig = DestinationRig.at(.dialing)
+    let effects = rig.feed(.linkUp(welcome(isHandedOff: true)))
+    #expect(effects.outcome?.ending == .refused)
+    #expect(effects.count == 1, "nothing is journalled, nothing is killed")
   }
 
   @Test("a journal that cannot take OPENED refuses the session without touching the VM")
