@@ -43,7 +43,8 @@ public struct AccessPattern: Hashable, Sendable, CustomStringConvertible {
 
   /// Parses `ORDER`, `ORDER-write` or `ORDER-read`; half of the visits write unless it says so.
   public init?(_ name: String) {
-    for (suffix, percent) in [("-write", 100), ("-read", 0), ("", 50)] where name.hasSuffix(suffix) {
+    for (suffix, percent) in [("-write", 100), ("-read", 0), ("", 50)] where name.hasSuffix(suffix)
+    {
       guard let order = Order(rawValue: String(name.dropLast(suffix.count))) else { continue }
       self.order = order
       self.writePercent = percent

@@ -56,12 +56,15 @@ public struct ImageCheck: Sendable, Equatable {
         let entry = snapshot.table[index]
         if entry.isRemoved { removedPages += 1 } else if entry.version > 0 { writtenPages += 1 }
         if let reason = unsafe expectation.difference(ofDataPage: index, page) {
-          findings.add("data page \(index) (image page \(layout.imagePage(ofDataPage: index))): \(reason)")
+          findings.add(
+            "data page \(index) (image page \(layout.imagePage(ofDataPage: index))): \(reason)")
         }
       }
       let zero = PageContent(id: 0, version: 0, seed: 0)
       try unsafe image.forEachPage(from: layout.pagesEnd, to: layout.byteCount) { index, page in
-        if unsafe !zero.matches(page) { findings.add("unused page \(index) behind the data is not zero") }
+        if unsafe !zero.matches(page) {
+          findings.add("unused page \(index) behind the data is not zero")
+        }
       }
     } catch {
       throw .unreadable(error)
@@ -81,7 +84,9 @@ public struct ImageCheck: Sendable, Equatable {
         $0.baseAddress! + Int(layout.codeOffset), guest_program()!, guest_program_byte_count())
     }
     for page in 0..<expected.count / 512
-    where expected[page * 512..<page * 512 + 512] != snapshot.constantWords[page * 512..<page * 512 + 512] {
+    where expected[page * 512..<page * 512 + 512]
+      != snapshot.constantWords[page * 512..<page * 512 + 512]
+    {
       findings.add("image page \(page) (header, page tables or program) was changed")
     }
   }

@@ -71,7 +71,10 @@ public final class ProcessImage: ImageReading {
     var done = 0
     while done < words.count {
       let position = offset + UInt64(done) * 8
-      guard let piece = pieces.first(where: { position - $0.offset < $0.byteCount && position >= $0.offset })
+      guard
+        let piece = pieces.first(where: {
+          position - $0.offset < $0.byteCount && position >= $0.offset
+        })
       else { throw SystemError("pread", "\(path): offset \(position)", .badAddress) }
       let inside = position - piece.offset
       let count = min(words.count - done, Int((piece.byteCount - inside) / 8))

@@ -183,7 +183,8 @@ final class ProcessVcpu: @unchecked Sendable {
       let entry = entry(of: page)
       var correction: UInt64 = 0
       if entry.version > 0, !entry.isRemoved {
-        correction = memory.word(at: layout.offset(ofDataPage: page)) &- layout.imagePage(ofDataPage: page)
+        correction =
+          memory.word(at: layout.offset(ofDataPage: page)) &- layout.imagePage(ofDataPage: page)
       }
       registers.cursor = fullCycle(after: registers.cursor &+ correction)
       return registers.cursor

@@ -69,7 +69,8 @@ extension TestMachine {
       gate.hasLeft.allSatisfy(\.self) ? true : nil
     }
     guard haveLeft == true else {
-      throw stuck("\(timeoutMilliseconds) ms were not enough to end all vCPUs; they never run again")
+      throw stuck(
+        "\(timeoutMilliseconds) ms were not enough to end all vCPUs; they never run again")
     }
   }
 

@@ -20,7 +20,8 @@ struct RunCommand: ParsableCommand {
   @Option(help: "Pages that back the memory: 4K, or 2M (hugetlb).")
   var pageSize = "4K"
 
-  @Option(help: "What the memory is made of: memfd, file:PATH (made new, deleted at the end), private.")
+  @Option(
+    help: "What the memory is made of: memfd, file:PATH (made new, deleted at the end), private.")
   var backing = "memfd"
 
   @Option(help: "What runs the guest: kvm, process (threads), or auto (kvm where /dev/kvm is).")
@@ -108,7 +109,8 @@ struct RunCommand: ParsableCommand {
       // Twice a second is often enough to tell a person; machines ask the control socket.
       let limit = MonotonicClock.now().advanced(byNanoseconds: 500_000_000)
       let ready = try Readiness.wait(
-        for: [signals.descriptor.rawValue] + (server.map { [$0.quit.rawValue] } ?? []), until: limit)
+        for: [signals.descriptor.rawValue] + (server.map { [$0.quit.rawValue] } ?? []), until: limit
+      )
       if server != nil, ready[1] { return }
       if ready[0], let signal = try signals.next(), signal != .hangUp { return }
       if !isReported, !machine.mismatches.isEmpty {
