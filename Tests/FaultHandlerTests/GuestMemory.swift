@@ -7,6 +7,7 @@ import Pages
 import System
 import Testing
 import UFFD
+import Uring
 
 @testable import FaultHandler
 
@@ -14,6 +15,15 @@ import UFFD
 enum Machine {
   static let hasUserfault: Bool = {
     (try? UserfaultDescriptor(requiring: [.removeEvents])) != nil
+  }()
+
+  static let hasRing: Bool = {
+    do throws(RingError) {
+      let ring = try Ring(entryCount: 4, memoryByteCount: 4096)
+      return ring.unsubmittedCount == 0
+    } catch {
+      return false
+    }
   }()
 
   /// Whether four huge pages can be had; raises the reservation where that is allowed.
@@ -122,7 +132,7 @@ final class GuestMemory: @unchecked Sendable {
   func moveAway() {
     // The target is a mapping of its own first, so that nothing else is there.
     let target = unsafe mmap(nil, byteCount, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    _ = uffdtest_move_mapping(start, UInt64(byteCount), unsafe UInt64(UInt(bitPattern: target)))
+    _ = uffdtest_move_mapping(start, UInt64(byteCount), UInt64(UInt(bitPattern: target)))
   }
 
   /// The si_code of the SIGBUS that touching a page raises; 0 when it raises none.

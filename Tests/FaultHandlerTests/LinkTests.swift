@@ -32,6 +32,8 @@ struct LinkTests {
     let fixture = try PlaneFixture(.init(bulkCount: 2))
     fixture.source.urgent.shutdown()
     #expect(try linkLost(fixture) == .init(role: .urgent, position: 0, kind: .closedByPeer))
+    // The first credit is out, so that it is the receive that meets the end.
+    _ = try fixture.source.next(on: fixture.source.bulk[1])
     fixture.source.bulk[1].shutdown()
     #expect(try linkLost(fixture) == .init(role: .bulk, position: 1, kind: .closedByPeer))
     fixture.stop()

@@ -53,7 +53,11 @@ final class PlaneFixture {
     if startsFaults { plane.startFaults() }
   }
 
-  deinit { if !isEnded { plane.stop() } }
+  deinit {
+    if !isEnded { plane.stop() }
+    // Nobody reads events any more: unmapping a registered range would wait for ever.
+    for region in regions { try? userfault.handle.unregister(region.range) }
+  }
 
   var guest: GuestMemory { regions[0] }
 
