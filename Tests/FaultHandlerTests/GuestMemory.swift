@@ -17,6 +17,14 @@ enum Machine {
     (try? UserfaultDescriptor(requiring: [.removeEvents])) != nil
   }()
 
+  static let canLimitMemory: Bool = {
+    guard hasUserfault else { return false }
+    let number = unsafe uffdtest_limited_tmpfs_file("4096")
+    guard number >= 0 else { return false }
+    close(number)
+    return true
+  }()
+
   static let hasRing: Bool = {
     do throws(RingError) {
       let ring = try Ring(entryCount: 4, memoryByteCount: 4096)
@@ -63,10 +71,10 @@ final class GuestMemory: @unchecked Sendable {
   private let fileNumber: Int32
   let userfault: UserfaultHandle
 
-  /// `userfault` nil: not registered.
+  /// - Parameter limitByteCount: the memory is shared, of a tmpfs that has no room for more.
   init(
     pageCount: Int, pageSize: PageSize = .small, isShared: Bool = false,
-    userfault: UserfaultHandle, modes: RegistrationModes = .missing
+    userfault: UserfaultHandle, limitByteCount: Int? = nil
   ) throws {
     self.pageSize = pageSize
     self.isShared = isShared
@@ -74,7 +82,11 @@ final class GuestMemory: @unchecked Sendable {
     byteCount = pageCount * pageSize.byteCount
     var flags = isShared ? MAP_SHARED : MAP_PRIVATE
     var number: Int32 = -1
-    if isShared || pageSize == .huge {
+    if let limitByteCount {
+      flags = MAP_SHARED
+      number = unsafe uffdtest_limited_tmpfs_file("\(limitByteCount)")
+      try #require(number >= 0)
+    } else if isShared || pageSize == .huge {
       number = unsafe clinux_memfd_create("guest", pageSize == .huge ? UInt32(MFD_HUGETLB) : 0)
       try #require(number >= 0)
     } else {
@@ -86,7 +98,7 @@ final class GuestMemory: @unchecked Sendable {
     let address = unsafe mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, number, 0)
     unsafe base = try #require(address == MAP_FAILED ? nil : address)
     _ = unsafe madvise(base, byteCount, MADV_NOHUGEPAGE)
-    _ = try userfault.register(range, modes: modes)
+    _ = try userfault.register(range, modes: .missing)
   }
 
   deinit { unsafe munmap(base, byteCount) }

@@ -160,6 +160,8 @@ struct LinkTests {
     for sequence in 0...UInt64(DataPlaneEvents.maximumControlMessageCount) {
       try fixture.source.send(.ping(sequence: sequence))
     }
+    // No event is taken before the plane has ended the stream.
+    #expect(throws: ConnectionError.self) { try drain(fixture.source.urgent, fixture) }
     guard case .tooManyControlMessages = try violation(fixture) else {
       Issue.record("nobody takes the messages")
       return
