@@ -123,12 +123,12 @@ let package = Package(
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
-    tests(of: "Simulation", []),
+    tests(of: "Simulation", ["Migration"]),
     tests(of: "System", ["Pages"]),
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
-    tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
+    tests(of: "PageServer", ["CLinux", "Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(
       of: "FaultHandler",
       [

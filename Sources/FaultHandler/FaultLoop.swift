@@ -62,7 +62,7 @@ struct FaultLoop: ~Copyable {
       var completions = CompletionBatch()
       while !isOver {
         try queueOperations()
-        try ring.submitAndWait(for: hasMoreToAsk ? 0 : 1)
+        try ring.submitAndWait(for: hasMoreToAsk || isStopping ? 0 : 1)
         ring.reap(into: &completions)
         outbox.noteSubmitted(isTaken: ring.unsubmittedCount == 0)
         for position in 0..<completions.count { try handle(completions[position]) }

@@ -89,7 +89,7 @@ struct BulkSender: ~Copyable {
     guard absentMap != nil else { return false }
     let now = MonotonicClock.now()
     guard let limit = mapFirstUntil else {
-      mapFirstUntil = now.advanced(byNanoseconds: context.options.mapFirstNanoseconds)
+      mapFirstUntil = now.advanced(byNanoseconds: SourceOptions.mapFirstNanoseconds)
       return true
     }
     return now < limit
@@ -111,8 +111,9 @@ struct BulkSender: ~Copyable {
     while !map.runs.isEmpty {
       let runs = map.takeFrame()
       for run in runs {
-        context.counters.toldAbsent(
-          pageCount: context.claims.claim(context.layout.flatRange(of: run)))
+        let claimed = context.claims.claim(context.layout.flatRange(of: run))
+        context.counters.toldAbsent(pageCount: claimed)
+        context.counters.claimed(pageCount: claimed)
       }
       try transmit(ZeroMap.encodedFrame(runs[...], session: context.session.shortID).rawBytes)
     }

@@ -26,7 +26,8 @@ final class SourceContext: Sendable {
   let hints = DemandHints()
   let notices: Mailbox<SourceNotice>
 
-  private let policy: Lock<any PrefetchPolicy>
+  /// nil pushes nothing.
+  private let policy: Lock<(any PrefetchPolicy)?>
   private let isStopping = Atomic<Bool>(false)
   private let isMemoryLost = Atomic<Bool>(false)
   private let isPushing = Atomic<Bool>(false)
@@ -45,13 +46,16 @@ final class SourceContext: Sendable {
     self.options = options
     claims = ImageClaims(layout: layout)
     notices = try Mailbox(capacity: Self.noticeCapacity)
-    policy = Lock(options.prefetch.makePolicy(for: layout))
+    policy = Lock(options.prefetch?.makePolicy(for: layout))
   }
 
   var stopping: Bool { isStopping.load(ordering: .acquiring) }
   var pushing: Bool { isPushing.load(ordering: .acquiring) }
   func beginStopping() { isStopping.store(true, ordering: .releasing) }
-  func beginPush() { isPushing.store(true, ordering: .releasing) }
+  func beginPush() {
+    guard options.prefetch != nil else { return }
+    isPushing.store(true, ordering: .releasing)
+  }
 
   /// The place of a new bulk connection: 0 for the first, which also carries map and device state.
   func addBulk() -> Int { bulkCount.wrappingAdd(1, ordering: .relaxed).oldValue }
@@ -99,14 +103,16 @@ final class SourceContext: Sendable {
   /// nobody had claimed before. nil when the whole image is claimed.
   func nextRun() -> (run: PageRun, won: UInt32)? {
     policy.withLock { policy in
-      while let demand = hints.take() { policy.noteDemand(demand) }
-      while let run = policy.next(skipping: claims) {
+      while let demand = hints.take() { policy?.noteDemand(demand) }
+      while let run = policy?.next(skipping: claims) {
         var won: UInt32 = 0
         for (position, index) in layout.flatRange(of: run).enumerated() where claims.claim(index) {
           won |= 1 << UInt32(position)
         }
         // All of it was demanded in the meantime: the policy has something else.
-        if won != 0 { return (run, won) }
+        guard won != 0 else { continue }
+        counters.claimed(pageCount: won.nonzeroBitCount)
+        return (run, won)
       }
       return nil
     }

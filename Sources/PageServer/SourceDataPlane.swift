@@ -5,32 +5,16 @@ public import Uring
 public import Wire
 
 /// How the source's data path works.
-public struct SourceOptions: Sendable {
-  /// What to push next.
-  public var prefetch: PrefetchKind
-  /// Whether pages carry a CRC-32C: yes unless TLS below vouches for the bytes.
-  public var hasPayloadChecksums: Bool
-  /// Where the urgent thread runs.
-  public var urgentPlacement: ThreadPlacement
-  /// Where the bulk threads run.
-  public var bulkPlacement: ThreadPlacement
+struct SourceOptions: Sendable {
   /// How long after the freeze the search for absent memory goes before the device state. The guest
   /// stands still meanwhile; each absent page that the map names in time is a fault that stays
   /// local. 10 ms find every hole of a 6 GiB memfd, and are a fifth of a good downtime.
-  public var mapFirstNanoseconds: UInt64
+  static let mapFirstNanoseconds: UInt64 = 10_000_000
 
-  /// Options with all their parts.
-  public init(
-    prefetch: PrefetchKind = .bubbling, hasPayloadChecksums: Bool = true,
-    urgentPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
-    bulkPlacement: ThreadPlacement = ThreadPlacement(), mapFirstNanoseconds: UInt64 = 10_000_000
-  ) {
-    self.prefetch = prefetch
-    self.hasPayloadChecksums = hasPayloadChecksums
-    self.urgentPlacement = urgentPlacement
-    self.bulkPlacement = bulkPlacement
-    self.mapFirstNanoseconds = mapFirstNanoseconds
-  }
+  var prefetch: PrefetchKind?
+  var hasPayloadChecksums: Bool
+  var urgentPlacement: ThreadPlacement
+  var bulkPlacement: ThreadPlacement
 }
 
 /// The source's data path for one session: one urgent thread and one thread for each bulk
@@ -40,10 +24,10 @@ public struct SourceOptions: Sendable {
 /// ```
 ///   control thread ── send, beginServing, beginPush, sendDeviceState, stop ──▶ urgent, bulk threads
 ///         ▲                                                                         │
-///         └───────────────────────────── notices ──────────────────────────────────┘
+///         └───────────────────────────── events ───────────────────────────────────┘
 /// ```
 ///
-/// All calls but `counters` are for the control thread alone. `stop` must be called in the end.
+/// All calls but `counts` are for the control thread alone. `stop` must be called in the end.
 public final class SourceDataPlane: Sendable {
   /// How long `stop` lets the urgent thread send what was given to it: above its wait for the
   /// peer's close, below what an operator takes for a hang.
@@ -61,20 +45,34 @@ public final class SourceDataPlane: Sendable {
   }
 
   /// A data path for an image that lies in `backing` (`MemoryBacking.validate` has passed).
+  ///
+  /// - Parameters:
+  ///   - prefetch: what to push next; nil pushes nothing.
+  ///   - hasPayloadChecksums: whether pages carry a CRC-32C: unless TLS below vouches for the bytes.
+  ///   - urgentPlacement: where the urgent thread runs.
+  ///   - bulkPlacement: where the bulk threads run.
   public init(
-    layout: ImageLayout, backing: any MemoryBacking, session: SessionID,
-    options: SourceOptions = SourceOptions()
+    backing: any MemoryBacking, layout: ImageLayout, session: SessionID, prefetch: PrefetchKind?,
+    hasPayloadChecksums: Bool = true,
+    urgentPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
+    bulkPlacement: ThreadPlacement = ThreadPlacement()
   ) throws(SystemError) {
     context = try SourceContext(
-      layout: layout, backing: backing, session: session, options: options)
+      layout: layout, backing: backing, session: session,
+      options: SourceOptions(
+        prefetch: prefetch, hasPayloadChecksums: hasPayloadChecksums,
+        urgentPlacement: urgentPlacement, bulkPlacement: bulkPlacement))
     outgoing = try Mailbox(capacity: UrgentServer.outgoingCapacity)
   }
 
   /// What happened, in order; wait for its `readiness` beside other things.
-  public var notices: Mailbox<SourceNotice> { context.notices }
+  public var events: Mailbox<SourceNotice> { context.notices }
 
   /// What was done so far. For any thread.
-  public var counters: SourceCounters { context.counters }
+  public func counts() -> SourceCounts { context.counters.counts() }
+
+  /// When anything was last received on the urgent connection; nil before that. For any thread.
+  public var lastHeardFromPeer: Instant? { context.counters.lastHeardFromPeer }
 
   /// Takes over the urgent connection after its handshake and starts its thread. Once a session.
   public func attachUrgent(_ connection: Connection) throws(SystemError) {
@@ -97,12 +95,9 @@ public final class SourceDataPlane: Sendable {
     }
   }
 
-  /// The VM is stopped and its memory final: answers demands and tells absent memory from here on.
-  /// Call it before `frozen` is sent.
-  public func beginServing() throws(MemoryError) {
-    try context.backing.markFrozen()
-    setGates(.open)
-  }
+  /// The VM is stopped and its memory final (`MemoryBacking.markFrozen` has passed): answers demands
+  /// and tells absent memory from here on. Call it before `frozen` is sent.
+  public func beginServing() { setGates(.open) }
 
   /// The memory is about to change, or to go away: when this returns, nothing reads it any more,
   /// and requests go unanswered.
@@ -129,14 +124,10 @@ public final class SourceDataPlane: Sendable {
     outgoing.post(.control(message), leaving: 1)
   }
 
-  /// Tells the peer why the session ends, after what was given before. False as in `send`.
-  public func refuse(_ refusal: Refusal) -> Bool {
-    outgoing.post(.refuse(refusal), leaving: 1)
-  }
-
-  /// Ends all connections and threads; what was given to `send` goes out first, within a limit.
-  /// Blocks up to about three seconds, if the peer does not close its end. May be repeated.
-  public func stop() {
+  /// Ends all connections and threads; what was given to `send` goes out first, and then
+  /// `refusal`, so that the peer knows why, within a limit. Blocks up to about three seconds, if the
+  /// peer does not close its end. May be repeated.
+  public func stop(telling refusal: Refusal? = nil) {
     let (urgent, bulk) = links.withLock { links in
       links.isStopped = true
       defer {
@@ -148,7 +139,10 @@ public final class SourceDataPlane: Sendable {
     context.beginStopping()
     bulk.forEach { $0.stop() }
     if let urgent {
-      _ = outgoing.post(.stop)
+      // No room means that the peer takes nothing: it will not be told.
+      if let refusal { _ = outgoing.post(.refuse(refusal), leaving: 1) }
+      let isTold = outgoing.post(.stop)
+      invariant(isTold, "a place is kept for the order to stop")
       urgent.finish(
         until: MonotonicClock.now().advanced(byNanoseconds: Self.stopNanoseconds))
     }

@@ -1,7 +1,6 @@
 internal import Codec
 internal import Migration
 internal import Pages
-internal import Prefetch
 internal import Session
 internal import System
 internal import Uring
@@ -52,7 +51,10 @@ extension SourceSession {
     }
     do throws(SystemError) {
       let plane = try SourceDataPlane(
-        layout: layout, backing: backing, session: core.session, options: options)
+        backing: backing, layout: layout, session: core.session,
+        prefetch: configuration.prefetch,
+        urgentPlacement: configuration.urgentPlacement,
+        bulkPlacement: configuration.bulkPlacement)
       try answer(arrival.connection, welcome)
       try plane.attachUrgent(arrival.connection)
       self.plane = plane
@@ -63,12 +65,6 @@ extension SourceSession {
     observer(.joined(peer: arrival.connection.peer.description))
     ping()
     handle(.linkUp(arrival.hello.progress))
-  }
-
-  private var options: SourceOptions {
-    SourceOptions(
-      prefetch: configuration.prefetch ?? .linear,
-      urgentPlacement: configuration.urgentPlacement, bulkPlacement: configuration.bulkPlacement)
   }
 
   private func addBulk(_ connection: Connection, _ welcome: Welcome) throws(Refusal) {

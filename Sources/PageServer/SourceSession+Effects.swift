@@ -42,9 +42,9 @@ extension SourceSession {
     case .resumeVM: resumeVM()
     case .saveDeviceState: saveDeviceState()
     case .disableVM: disableVM()
-    case .beginServing: beginServing()
+    case .beginServing: plane?.beginServing()
     case .endServing: plane?.endServing()
-    case .beginPush: if configuration.prefetch != nil { plane?.beginPush() }
+    case .beginPush: plane?.beginPush()
     case .releaseMemory: plane?.endServing()
     case .send(let message): send(message)
     case .disconnect(let refusal): disconnect(refusal)
@@ -72,17 +72,8 @@ extension SourceSession {
     _ = plane?.send(message)
   }
 
-  private func beginServing() {
-    do throws(MemoryError) {
-      try plane?.beginServing()
-    } catch {
-      pending.append(.memoryLost(Refusal(.memory, "\(error)")))
-    }
-  }
-
   private func disconnect(_ refusal: Refusal) {
-    _ = plane?.refuse(refusal)
-    plane?.stop()
+    plane?.stop(telling: refusal)
     pending.append(.linkDown(isFinal: true, refusal))
   }
 }
@@ -101,6 +92,7 @@ extension SourceSession {
 
   private func pauseVM() {
     let frontEnd = configuration.frontEnd
+    let backing = backing
     let inputs = inputs
     onVMM {
       do throws(VMMError) {
@@ -109,7 +101,12 @@ extension SourceSession {
         return .pauseFailed(Refusal(.vmm, "\(error)"))
       }
       if let status = try? frontEnd.status() { SourceSession.tell(.guest(status), inputs) }
-      return .paused(discardPageCount: .zero)
+      do throws(MemoryError) {
+        try backing.markFrozen()
+        return .paused(discardPageCount: .zero)
+      } catch {
+        return .pauseFailed(Refusal(.memory, "\(error)"))
+      }
     }
   }
 

@@ -86,7 +86,7 @@ public struct SourceProgress: Sendable {
   /// Pages of the image; 0 while no destination has joined.
   public var totalPageCount: UInt64
   /// What the data plane has done.
-  public var counts: SourceCounters.Snapshot?
+  public var counts: SourceCounts?
 }
 
 /// All that is known at the end of a session at the source.
@@ -104,7 +104,7 @@ public struct SourceResult: Sendable {
   /// Pages of the image.
   public var totalPageCount: UInt64
   /// What the data plane did; nil when no destination came.
-  public var counts: SourceCounters.Snapshot?
+  public var counts: SourceCounts?
   /// What the guest had done when it was frozen, and how many of its pages it found wrong.
   public var guest: VMMStatus?
 }
@@ -197,7 +197,7 @@ public final class SourceSession {
       _ = try Readiness.wait(
         for: [
           inputs.readiness.rawValue, signals.descriptor.rawValue,
-          plane?.notices.readiness.rawValue ?? -1,
+          plane?.events.readiness.rawValue ?? -1,
         ], until: min(nextProgress, timers.next ?? nextProgress))
     }
     return close()
@@ -221,7 +221,7 @@ public final class SourceSession {
       case .guest(let status): guest = status
       }
     }
-    while let notice = plane?.notices.take() { handle(notice) }
+    while let notice = plane?.events.take() { handle(notice) }
   }
 
   private func takeTimers() {
@@ -232,7 +232,7 @@ public final class SourceSession {
     SourceProgress(
       state: core.state, elapsedNanoseconds: now.nanoseconds(since: started),
       totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
-      counts: plane?.counters.snapshot())
+      counts: plane?.counts())
   }
 
   private func close() -> SourceResult {
@@ -250,6 +250,6 @@ public final class SourceSession {
       totalNanoseconds: end.nanoseconds(since: started),
       roundTripNanoseconds: roundTrip.shortestNanoseconds,
       totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
-      counts: plane?.counters.snapshot(), guest: guest)
+      counts: plane?.counts(), guest: guest)
   }
 }

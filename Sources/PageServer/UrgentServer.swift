@@ -177,11 +177,12 @@ struct UrgentServer: ~Copyable {
 
   private mutating func answer(_ header: FrameHeader, _ now: Instant) throws(LinkFailure) {
     // Claimed first: the push need not send what is about to be answered.
-    var isFirst = false
+    var claimed = 0
     for index in context.layout.flatRange(of: header.run) where context.claims.claim(index) {
-      isFirst = true
+      claimed += 1
     }
-    guard try load(header.run, countingPoison: isFirst) else { return }
+    context.counters.claimed(pageCount: claimed)
+    guard try load(header.run, countingPoison: claimed > 0) else { return }
     if !context.hints.post(header.run) { context.counters.droppedHint() }
     let limit = now.advanced(byNanoseconds: Self.sendLimitNanoseconds)
     var page = 0

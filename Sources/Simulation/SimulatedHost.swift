@@ -31,6 +31,8 @@ struct SimulatedJournal<Record: Hashable & Sendable> {
 /// What a VMM can be told; it obeys in order, also after the one who told it has died.
 enum VMMCommand: UInt8 {
   case pause, resume, saveState, disable, load, run
+  /// Its own follow-up of `saveState`: it calls its migration completed.
+  case seal
 }
 
 /// A VM's process. It outlives our own processes.

@@ -1,3 +1,5 @@
+internal import Migration
+
 /// Runs one seed: both cores and the page ledger, first under trouble, then in a healthy tail.
 public enum Simulation {
   /// The report of one seed. Deterministic: no clock, no hashing order, no randomness but the seed's.
@@ -8,6 +10,9 @@ public enum Simulation {
     world.run()
     return SimulationReport(
       seed: seed, violation: world.violation, fate: world.fate ?? .unknown,
+      sourceStates: Set(SourceState.allCases.filter { world.visited[0] >> $0.rawValue & 1 == 1 }),
+      destinationStates: Set(
+        DestinationState.allCases.filter { world.visited[1] >> $0.rawValue & 1 == 1 }),
       stepCount: world.stepCount, digest: world.digest, trace: world.trace)
   }
 

@@ -64,8 +64,8 @@ struct SimulationPlan {
     duplicatePerMille = rate(100, &random)
     reorderPerMille = rate(200, &random)
     crashPerMille = rate(12, &random)
-    journalFailurePerMille = random.chance(perMille: 300) ? rate(150, &random) : 0
-    vmmFailurePerMille = random.chance(perMille: 300) ? rate(150, &random) : 0
+    journalFailurePerMille = random.chance(perMille: 400) ? rate(300, &random) : 0
+    vmmFailurePerMille = random.chance(perMille: 400) ? rate(300, &random) : 0
     removalPerMille = rate(150, &random)
     partialCopyPerMille = rate(300, &random)
     faultRedeliveryPerMille = rate(200, &random)

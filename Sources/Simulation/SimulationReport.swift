@@ -1,3 +1,5 @@
+public import Migration
+
 /// A broken property, with the moment.
 public struct Violation: Hashable, Sendable, CustomStringConvertible {
   /// Which property of the design: "P1" to "P4", "P6".
@@ -31,6 +33,10 @@ public struct SimulationReport: Sendable {
   public let violation: Violation?
   /// Where the VM is in the end.
   public let fate: Fate
+  /// Which states the source's core was in; shows what a sweep has not reached.
+  public let sourceStates: Set<SourceState>
+  /// Which states the destination's core was in.
+  public let destinationStates: Set<DestinationState>
   /// Happenings.
   public let stepCount: Int
   /// A digest (FNV-1a) over all happenings and effects: equal seeds give equal digests.

@@ -20,6 +20,7 @@ extension World {
 
   private mutating func carryOutDestination() {
     let life = destinationLife
+    visited[1] |= 1 << UInt64(destinationCore.state.rawValue)
     while let effect = destinationEffects.next() {
       // A process that has died has done only the effects before its death.
       if !isCurrent(.destination, life) { continue }
@@ -118,7 +119,7 @@ extension World {
         ? .runRefused(isShownNotRunning: isShownNotRunning, refusal)
         : .running(since: Instant(nanoseconds: nanoseconds))
       schedule(.destinationHears(.vmm(event), life: life), within: 1_000..<20_000)
-    case .pause, .resume, .saveState, .disable: return
+    case .pause, .resume, .saveState, .seal, .disable: return
     }
     note("destination VMM: \(command)")
   }

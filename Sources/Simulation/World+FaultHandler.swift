@@ -29,7 +29,19 @@ extension World {
       violate("P6", "a fill says EAGAIN although every event was read")
     }
     releaseWoken()
+    checkWaiters()
     checkResident()
+  }
+
+  /// P6: nobody may wait for a page that is there, once its fault was read and every wake given. That
+  /// the end of the session wakes everybody is no excuse.
+  private mutating func checkWaiters() {
+    for vcpu in vcpus where !vcpu.isQueueing && !vcpu.isScheduled {
+      guard let page = vcpu.pendingPage, memory.versions[page] != nil,
+        !memory.unreadFaults.contains(page)
+      else { continue }
+      violate("P6", "the waiter of page \(page), which is there, was not woken")
+    }
   }
 
   /// Answers one fault. False when a fill must wait until the events are read.
@@ -92,6 +104,7 @@ extension World {
     // A filler that meets unread events lets go of the lock, so that the reader drains them.
     if !isWhole { scheduleHandler() }
     releaseWoken()
+    checkWaiters()
     checkResident()
     scheduleInstall()
   }

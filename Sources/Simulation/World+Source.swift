@@ -19,6 +19,7 @@ extension World {
 
   private mutating func carryOutSource() {
     let life = sourceLife
+    visited[0] |= 1 << UInt64(sourceCore.state.rawValue)
     while let effect = sourceEffects.next() {
       // A process that has died has done only the effects before its death.
       if !isCurrent(.source, life) { continue }
@@ -121,10 +122,15 @@ extension World {
       if fails || sourceVMM.isRunning {
         event = .deviceStateSaveFailed(refusal)
       } else {
-        sourceVMM.isSealed = true
         if isCurrent(.source, life) { send(.deviceState, from: .source) }
-        event = .deviceStateSaved
+        sourceVMM.commands.insert((.seal, life), at: 0)
+        // The destination may be prepared before.
+        schedule(.vmmActs(.source), within: 5_000..<1_500_000)
+        return
       }
+    case .seal:
+      sourceVMM.isSealed = !sourceVMM.isRunning
+      event = sourceVMM.isSealed ? .deviceStateSaved : .deviceStateSaveFailed(refusal)
     case .disable:
       if !fails {
         sourceVMM.isGone = true

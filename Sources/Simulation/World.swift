@@ -26,6 +26,8 @@ struct World {
   var fate: Fate?
   var hasHealed = false
   var quietSuperviseCount = 0
+  /// One bit for each state that a core has been in after an event, by side.
+  var visited: [UInt64] = [0, 0]
 
   var hosts = [SimulatedProcess(), SimulatedProcess()]
   var sourceCore: SourceCore

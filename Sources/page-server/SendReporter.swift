@@ -84,7 +84,7 @@ final class SendReporter {
     tell(result.outcome, report)
   }
 
-  private static func add(_ counts: SourceCounters.Snapshot, to report: inout MigrationReport) {
+  private static func add(_ counts: SourceCounts, to report: inout MigrationReport) {
     report.pages.data = counts.demandedDataPageCount + counts.pushedDataPageCount
     report.pages.zero =
       counts.absentPageCount + counts.demandedZeroPageCount + counts.pushedZeroPageCount

@@ -69,7 +69,7 @@ struct FaultPathTests {
     #expect(try fixture.reader(page: 3, region: 0).value() == PageContent.word(3, region: 0))
     #expect(try fixture.reader(page: 3, region: 1).value() == PageContent.word(3, region: 1))
     #expect(try fixture.reader(page: 7, region: 1).value() == PageContent.word(7, region: 1))
-    fixture.park()
+    fixture.stop()
     fixture.source.urgent.shutdown()
     #expect(try server.value() == 3)
   }

@@ -34,7 +34,7 @@ struct LinkTests {
     #expect(try linkLost(fixture) == .init(role: .urgent, position: 0, kind: .closedByPeer))
     fixture.source.bulk[1].shutdown()
     #expect(try linkLost(fixture) == .init(role: .bulk, position: 1, kind: .closedByPeer))
-    fixture.park()
+    fixture.stop()
     #expect(try linkLost(fixture) == .init(role: .bulk, position: 0, kind: .shutDownHere))
   }
 
@@ -54,7 +54,7 @@ struct LinkTests {
     // What only the source has stays awaited, and is never made up.
     while fixture.plane.state(ofPage: 20) == .missing { _ = fixture.plane.statistics() }
     #expect(fixture.plane.state(ofPage: 20) == .requested)
-    fixture.park()
+    fixture.stop()
     #expect(fixture.plane.state(ofPage: 20) == .requested)
     #expect(try fixture.userfault.status().waitingFaultCount == 1)
     try guest.plant(7, page: 20)
@@ -77,7 +77,7 @@ struct LinkTests {
     fixture.source.urgent.shutdown()
     #expect(try linkLost(fixture).role == .urgent)
     #expect(fixture.count(of: .requested) == 1)
-    fixture.park()
+    fixture.stop()
     try fixture.guest.plant(9, page: 1)
     #expect(try reader.value() == 9)
   }

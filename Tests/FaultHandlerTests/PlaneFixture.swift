@@ -35,9 +35,9 @@ final class PlaneFixture {
         pageCount: $0, pageSize: shape.pageSize, isShared: shape.isShared, userfault: handle)
     }
     memory = try Self.attach(regions, userfault, at: directory.file("attach.sock"))
-    let states = try PageStateFile.create(
-      at: directory.file("states"),
-      pageCount: Int(memory.document.layout.totalPageCount.rawValue))
+    let states = MappedPageStates(
+      try MemoryMapping(
+        anonymousByteCount: Int(memory.document.layout.totalPageCount.rawValue)))
     let (urgentHere, urgentThere) = try ScriptedSource.pair(.urgent)
     var here: [Connection] = []
     var there: [Connection] = []
@@ -53,7 +53,7 @@ final class PlaneFixture {
     if startsFaults { plane.startFaults() }
   }
 
-  deinit { if !isEnded { plane.park() } }
+  deinit { if !isEnded { plane.stop() } }
 
   var guest: GuestMemory { regions[0] }
 
@@ -97,12 +97,12 @@ final class PlaneFixture {
   }
 
   func finish() throws {
-    try plane.finish()
-    isEnded = true
+    try plane.unregister()
+    stop()
   }
 
-  func park() {
-    plane.park()
+  func stop() {
+    plane.stop()
     isEnded = true
   }
 

@@ -139,7 +139,7 @@ struct PushTests {
   @Test func finishingLeavesZerosWhereNothingWasAndRefusesBefore() throws {
     let fixture = try PlaneFixture()
     #expect(throws: DataPlaneError.notComplete(awaitedPageCount: 64)) {
-      try fixture.plane.finish()
+      try fixture.plane.unregister()
     }
     try fixture.source.sendPages(0..<16, on: fixture.source.bulk[0])
     try fixture.source.sendZeroMap([ScriptedSource.run(16..<64)])

@@ -51,7 +51,7 @@ struct RemovalTests {
         guest.remove(page: 2)
         return guest.word(page: 2)
       }.value() == PageContent.word(2))
-    fixture.park()
+    fixture.stop()
     fixture.source.urgent.shutdown()
     #expect(try server.value() == 1)
   }

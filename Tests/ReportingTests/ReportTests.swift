@@ -1,4 +1,5 @@
 import Migration
+import System
 import Testing
 import Wire
 

@@ -143,11 +143,6 @@ free_port() {
 
 # --- leaving nothing behind
 
-remember_what_was_there() {
-  before_shared=$(ls -A /dev/shm 2>/dev/null || true)
-  before_sessions=$(list_sessions)
-}
-
 # On every way out. First asked, then told: a parked destination refuses SIGTERM once by design.
 clean_up() {
   local status=$? pid end
@@ -167,6 +162,8 @@ clean_up() {
     link_is_ours=
   fi
   if [ -n "$directory" ]; then
+    session=$(sed -n 's/.*session \([0-9a-f-]\{36\}\).*/\1/p' "$directory/page-server.log" \
+      2>/dev/null | tail -n 1 || true)
     left_processes=$(grep -lsF -f <(printf %s "$directory") /proc/[0-9]*/cmdline | cut -d/ -f3 |
       grep -vx "$$" || true)
     rm -rf "$directory"
@@ -174,15 +171,13 @@ clean_up() {
   [ "$status" -eq 0 ] || exit "$status"
 }
 
-# The sessions in the run directories; a user other than root has them elsewhere.
-list_sessions() { ls -A /run/postcopy /dev/shm/postcopy 2>/dev/null | sort; }
-
-# Names that were not there before and look like ours.
+# What is ours, and only that: other migrations may go on beside this one. A session's run directory
+# carries its id, and is in memory: under /run, or under /dev/shm where /run is on a disk.
 check_nothing_left() {
   local left=""
-  left+=$(comm -13 <(sort <<<"$before_shared") <(ls -A /dev/shm | sort) |
-    grep -E 'postcopy|microvm|guest' | grep -vx postcopy || true)
-  left+=$(comm -13 <(sort <<<"$before_sessions") <(list_sessions))
+  [ -n "${session:-}" ] || die "The source's report names no session."
+  left+=$(find /run /dev/shm "${XDG_RUNTIME_DIR:-/dev/shm}" -maxdepth 3 -name "*$session*" \
+    2>/dev/null || true)
   if [ -n "$namespaces" ]; then left+=$(ip netns list | grep -E "pc(src|dst)$tag" || true); fi
   [ -z "${left_processes:-}" ] || left+=" processes $left_processes"
   [ -z "$left" ] || die "Left behind: $left"

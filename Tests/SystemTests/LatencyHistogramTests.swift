@@ -1,6 +1,6 @@
 import Testing
 
-@testable import Reporting
+@testable import System
 
 @Suite("Latency histogram")
 struct LatencyHistogramTests {
