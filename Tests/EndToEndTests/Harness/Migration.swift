@@ -8,7 +8,7 @@ import Testing
 /// How a migration is done.
 struct Plan: Sendable {
   /// How the source's memory is named to page-server.
-  enum Memory: Sendable { case file, descriptor, process, ranges }
+  enum Memory: Sendable { case file, process, ranges }
   enum Link: Sendable { case unix, loopback, loopback6 }
 
   var mode = "post-copy"
@@ -32,7 +32,6 @@ final class Migration {
   var receiver: Engine?
   /// The session directories that were there before.
   private let sessionsBefore: [String]
-  private let sharedBefore: [String]
   private var address = ""
   /// What comes before a command, by its name: another user, a cgroup.
   var prefixes: [String: [String]] = [:]
@@ -40,16 +39,30 @@ final class Migration {
   var destinationStateDirectory: String
 
   /// Starts the source's VM and waits until its guest works.
-  init(_ shape: GuestShape = GuestShape(), _ plan: Plan = Plan()) throws {
+  convenience init(_ shape: GuestShape = GuestShape(), _ plan: Plan = Plan()) throws {
+    let workspace = try Workspace()
+    let source = try TestVM("source", shape, in: workspace)
+    try source.waitUntilReady()
+    try self.init(source, shape, plan, workspace)
+  }
+
+  /// Moves a VM that has come from somewhere else.
+  convenience init(
+    adopting source: TestVM, shape: GuestShape, _ plan: Plan = Plan()
+  ) throws {
+    try self.init(source, shape, plan, Workspace())
+  }
+
+  private init(
+    _ source: TestVM, _ shape: GuestShape, _ plan: Plan, _ workspace: Workspace
+  ) throws {
+    self.source = source
     self.shape = shape
     self.plan = plan
-    workspace = try Workspace()
+    self.workspace = workspace
     sessionsBefore = Self.sessions
-    sharedBefore = Workspace.names(in: "/dev/shm")
     sourceStateDirectory = workspace.file("source-state")
     destinationStateDirectory = workspace.file("destination-state")
-    source = try TestVM("source", shape, in: workspace)
-    try source.waitUntilReady()
     let token = try Program(
       "postcopyctl", [Binaries.path("postcopyctl"), "token", workspace.file("token")])
     try #require(try token.end() == .exited(code: 0))
@@ -165,7 +178,6 @@ final class Migration {
       let status = try source.status
       switch plan.memory {
       case .file: return "file:\(status.memoryPath ?? "")"
-      case .descriptor: return "file:\(status.memoryPath ?? "")"
       case .process: return "pid:\(source.program.pid)"
       case .ranges:
         let ranges = (status.regions ?? []).map { region in
@@ -175,6 +187,11 @@ final class Migration {
         return "pid:\(source.program.pid):" + ranges.joined(separator: ",")
       }
     }
+  }
+
+  /// Removes what a parked session keeps in the run directory.
+  func forgetSession() {
+    for path in Self.sessions where !sessionsBefore.contains(path) { Workspace.remove(path) }
   }
 
   /// The sessions in the run directories.

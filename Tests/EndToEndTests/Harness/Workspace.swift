@@ -41,7 +41,8 @@ final class Workspace {
     return names.sorted()
   }
 
-  private static func remove(_ path: String) {
+  /// Removes a directory with all that is in it.
+  static func remove(_ path: String) {
     for name in names(in: path) where unsafe unlink("\(path)/\(name)") != 0 {
       remove("\(path)/\(name)")
     }
