@@ -140,5 +140,13 @@ let package = Package(
     tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
     tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
+
+    // The executables are dependencies so that `swift test` builds them.
+    .testTarget(
+      name: "EndToEndTests",
+      dependencies: [
+        "CLinux", "GuestKit", "Migration", "Pages", "Reporting", "Session", "System", "UFFD",
+        "Uring", "VMM", "Wire", "microvm", "page-server", "postcopyctl", "postcopyd",
+      ], cSettings: cSettings, swiftSettings: strictSettings),
   ]
 )
