@@ -19,6 +19,11 @@ func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     name: name, dependencies: dependencies, cSettings: cSettings, swiftSettings: strictSettings)
 }
 
+func executable(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .executableTarget(
+    name: name, dependencies: dependencies, cSettings: cSettings, swiftSettings: strictSettings)
+}
+
 func tests(of name: String, _ dependencies: [Target.Dependency]) -> Target {
   .testTarget(
     name: "\(name)Tests", dependencies: [.init(stringLiteral: name)] + dependencies,
@@ -72,7 +77,8 @@ let package = Package(
     .target(
       name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
     .target(
-      name: "GuestKit", dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
+      name: "GuestKit",
+      dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
       path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
     .executableTarget(
       name: "microvm", dependencies: ["GuestKit", "Pages", "System", "VMM", argumentParser],
@@ -85,7 +91,21 @@ let package = Package(
       cSettings: cSettings, swiftSettings: strictSettings),
 
     // Executables: options and wiring.
-    module("CommandOptions", [argumentParser]),
+    module(
+      "CommandOptions", ["Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
+    executable(
+      "page-server",
+      [
+        "CommandOptions", "Migration", "PageServer", "Prefetch", "Reporting", "Session", "System",
+        "Uring", "VMM", "Wire", argumentParser,
+      ]),
+    executable(
+      "postcopyd",
+      [
+        "CommandOptions", "FaultHandler", "Migration", "Reporting", "Session", "System", "Uring",
+        "VMM", "Wire", argumentParser,
+      ]),
+    executable("postcopyctl", ["CommandOptions", "Session", "System", argumentParser]),
 
     // The benchmark and the C program that it compares with.
     .executableTarget(
@@ -96,19 +116,37 @@ let package = Package(
       dependencies: ["CLinux", "Pages", "System", "UFFD", argumentParser],
       path: "Tools/Sources/fault-latency", cSettings: cSettings, swiftSettings: strictSettings),
 
+    .executableTarget(
+      name: "simulate", dependencies: ["Simulation", argumentParser],
+      path: "Tools/Sources/simulate", cSettings: cSettings, swiftSettings: strictSettings),
+
     tests(of: "Pages", []),
     tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
+    tests(of: "Simulation", ["Migration"]),
     tests(of: "System", ["Pages"]),
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
-    tests(of: "PageServer", ["Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
-    tests(of: "FaultHandler", ["Codec", "CLinux", "Pages", "System", "UFFD", "Uring", "Wire"]),
-    tests(of: "Session", ["Codec", "Migration", "Pages", "System", "Wire"]),
+    tests(of: "PageServer", ["CLinux", "Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
+    tests(
+      of: "FaultHandler",
+      [
+        "Codec", "CLinux", "CUFFDTestSupport", "Migration", "Pages", "System", "UFFD", "Uring",
+        "Wire",
+      ]),
+    tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
-    tests(of: "VMM", ["Pages", "System"]),
+    tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
+
+    // The executables are dependencies so that `swift test` builds them.
+    .testTarget(
+      name: "EndToEndTests",
+      dependencies: [
+        "CLinux", "GuestKit", "Migration", "Pages", "Reporting", "Session", "System", "UFFD",
+        "Uring", "VMM", "Wire", "microvm", "page-server", "postcopyctl", "postcopyd",
+      ], cSettings: cSettings, swiftSettings: strictSettings),
   ]
 )

@@ -46,3 +46,16 @@ extension Array where Element == UInt8 {
     }
   }
 }
+
+extension Array where Element == UInt8 {
+  /// Lets `body` write into the array's bytes.
+  @inlinable
+  public mutating func withMutableRawBytes<Result, Failure: Error>(
+    _ body: (inout MutableRawSpan) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    var span = mutableSpan
+    // unsafe: raw bytes of any value may be written into an array of bytes.
+    var bytes = unsafe span.mutableBytes
+    return try body(&bytes)
+  }
+}

@@ -1,4 +1,10 @@
 public import ArgumentParser
+public import Reporting
+public import Session
+internal import System
+public import Uring
+public import VMM
+public import Wire
 
 /// The options that `page-server send` and `postcopyd receive` share.
 public struct CommonOptions: ParsableArguments {
@@ -54,5 +60,56 @@ public struct CommonOptions: ParsableArguments {
         "--vm must be a name of 1 to 255 bytes without '/' that does not begin with '.'")
     }
     if verbose && quiet { throw ValidationError("--verbose and --quiet exclude each other") }
+  }
+}
+
+// What the options mean. Whatever is wrong with their text is a usage error (exit code 64); what is
+// wrong with the things they name is a refusal (exit code 10).
+extension CommonOptions {
+  /// The VM's name, fit for journals and messages.
+  public func vmName() throws -> VMName {
+    do { return try VMName(vm) } catch { throw ValidationError("--vm: \(error)") }
+  }
+
+  /// Where messages, progress and the report go.
+  public func console() -> Console {
+    Console(
+      vmName: vm,
+      style: .ofThisProcess(isQuiet: quiet, isVerbose: verbose, isJSON: json))
+  }
+
+  /// Where journals are kept.
+  public func directory() throws(Refusal) -> StateDirectory {
+    do throws(StateError) {
+      return try StateDirectory.ofThisProcess(override: stateDir)
+    } catch { throw Refusal(.journal, "\(error)") }
+  }
+
+  /// The session's secret.
+  public func token() throws(Refusal) -> SessionToken {
+    do throws(TokenFileError) {
+      return try TokenFile.read(tokenFile)
+    } catch { throw Refusal(.token, "\(error)") }
+  }
+
+  /// An address, which must not send guest memory over a network in the clear by mistake.
+  public func endpoint(_ text: String, option: String) throws -> Endpoint {
+    let endpoint: Endpoint
+    do throws(EndpointError) {
+      endpoint = try Endpoint(parsing: text)
+    } catch { throw ValidationError("\(option): \(error)") }
+    if case .internet = endpoint, !insecure {
+      throw ValidationError(
+        "\(option) \(text): this version has no TLS yet, so guest memory would cross TCP in the "
+          + "clear; say --insecure if nobody else is on that network, or use unix:PATH")
+    }
+    return endpoint
+  }
+
+  /// The VMM that runs the VM.
+  public func frontEnd(_ text: String) throws -> any VMMFrontEnd {
+    do throws(VMMSelectionError) {
+      return try VMMSelection.parse(text).makeFrontEnd(vmName: vm)
+    } catch { throw ValidationError("\(error)") }
   }
 }

@@ -92,11 +92,9 @@ public struct AttachedMemory: ~Copyable, Sendable {
     var kinds: [MemoryKind] = []
     for region in document.layout.regions {
       let range = document.hostRange(of: region)
-      switch space.coverage(
-        start: range.start.rawValue, byteCount: range.byteCount.rawValue)
-      {
-      case .isPrivate: kinds.append(.privateAnonymous)
-      case .shared: kinds.append(.shared)
+      switch space.coverage(range.start.rawValue..<range.end.rawValue) {
+      case .allPrivate: kinds.append(.privateAnonymous)
+      case .allShared: kinds.append(.shared)
       case .mixed: throw .mixedMemory(region.index)
       case .unmapped(let address): throw .unmapped(region.index, address: address)
       }

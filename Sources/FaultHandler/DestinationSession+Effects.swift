@@ -41,7 +41,7 @@ extension DestinationSession {
     case .discard:
       // Nothing was seeded, so nothing is stale; the core never asks for it without seed rounds.
       pending.append(.discardsApplied)
-    case .beginFaults: plane?.beginFaults()
+    case .beginFaults: plane?.startFaults()
     case .loadDeviceState: loadDeviceState()
     case .runVM: runVM()
     case .killVM: killVM()
@@ -80,11 +80,11 @@ extension DestinationSession {
 
   /// Every page is here: the kernel needs us no more.
   private func unregister() {
-    do throws(SystemError) {
-      try plane?.finish()
+    do throws(DataPlaneError) {
+      try plane?.unregister()
     } catch {
-      // The VMM ended in this moment: its memory went with it.
-      observer(.warning("the VM's memory could not be unregistered: \(error)"))
+      // COMPLETE is durable, so nothing is awaited.
+      invariantBroken("memory is unregistered once every page is here")
     }
   }
 }

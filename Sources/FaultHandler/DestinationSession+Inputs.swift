@@ -2,6 +2,8 @@ internal import Migration
 internal import Pages
 internal import Session
 internal import System
+internal import UFFD
+internal import Uring
 internal import VMM
 internal import Wire
 
@@ -27,8 +29,8 @@ extension DestinationSession {
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,
       .prepared:
       true
-    case .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging, .killing,
-      .recordingAborted, .aborted, .finished:
+    case .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging, .rulingOut,
+      .killing, .recordingAborted, .aborted, .finished:
       false
     }
   }
@@ -38,19 +40,21 @@ extension DestinationSession {
     case .control(let message): handle(.received(message))
     case .deviceState(let bytes):
       deviceState = bytes
+      deviceStateByteCount = bytes.count
       handle(.deviceStateReceived)
     case .pushFinished: break
     case .allResident:
       askGuest()
-      handle(.allResident)
+      handle(DestinationEvent.allResident)
     case .linkLost(_, _, let error): linkLost(Refusal(.timeout, error.description))
     case .protocolViolation(_, _, let violation):
       linkLost(Refusal(.protocolViolation, violation.description))
     case .vmmGone: handle(.vmm(.died(Refusal(.vmm, "the VMM's process has ended"))))
     case .memoryPressure(let run): memoryPressure(run)
     case .mappingLost(let run):
-      memoryFailed("page \(run.start.rawValue) of region \(run.region.rawValue) cannot be "
-        + "installed: the VMM's mapping is not what it was")
+      memoryFailed(
+        "page \(run.start.rawValue) of region \(run.region.rawValue) cannot be "
+          + "installed: the VMM's mapping is not what it was")
     case .faultOutsideRegions(let address):
       observer(
         .warning(
@@ -108,7 +112,8 @@ extension DestinationSession {
       outcome: outcome, session: core.session == .none ? nil : core.session, mode: mode,
       times: core.times,
       totalNanoseconds: MonotonicClock.now().nanoseconds(since: started),
-      totalPageCount: vm?.layout.totalPageCount.rawValue ?? 0, statistics: plane?.statistics(),
+      totalPageCount: vm?.layout.totalPageCount.rawValue ?? 0,
+      deviceStateByteCount: deviceStateByteCount, statistics: plane?.statistics(),
       guestAtStart: guestAtStart, guestAtEnd: guestAtEnd)
   }
 }

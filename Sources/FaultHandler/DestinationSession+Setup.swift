@@ -33,7 +33,6 @@ extension DestinationSession {
 
   func attach() {
     let configuration = configuration
-    let inputs = inputs
     let cancel = cancelSetup
     onSetup {
       do throws(AttachError) {
@@ -46,7 +45,6 @@ extension DestinationSession {
         return .attachEnded(Refusal(.vmm, "\(error)"))
       }
     }
-    _ = inputs
     observer(.awaitingAttach(path: configuration.attachPath))
   }
 
@@ -140,21 +138,21 @@ extension DestinationSession {
     _ vm: AttachedVM, _ links: SourceLinks
   ) throws(Refusal) -> DestinationDataPlane {
     let session = links.welcome.session
-    let states: MemoryMapping
+    let states: MappedPageStates
     do throws(StateError) {
       try configuration.directory.prepare(session: session)
     } catch { throw Refusal(.unfit, "\(error)") }
     do throws(PageStateFileError) {
-      states = try PageStateFile.create(
-        configuration.directory.pageStatePath(of: session), session: session,
-        pageCount: vm.layout.totalPageCount)
+      states = MappedPageStates(
+        try PageStateFile.create(
+          configuration.directory.pageStatePath(of: session), session: session,
+          pageCount: vm.layout.totalPageCount))
     } catch { throw Refusal(.unfit, "\(error)") }
-    do throws(SystemError) {
-      let plane = try DestinationDataPlane(
-        vm: vm, states: states, session: session, faultPlacement: configuration.faultPlacement,
+    do throws(DataPlaneError) {
+      return try DestinationDataPlane(
+        memory: vm.memory, states: states, session: session, urgent: links.urgent,
+        bulk: links.bulk, faultPlacement: configuration.faultPlacement,
         bulkPlacement: configuration.bulkPlacement)
-      try plane.attach(urgent: links.urgent, bulk: links.bulk)
-      return plane
-    } catch { throw Refusal(.unfit, "this host cannot resolve faults: \(error)") }
+    } catch { throw Refusal(.unfit, "\(error)") }
   }
 }

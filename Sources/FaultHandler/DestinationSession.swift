@@ -96,6 +96,8 @@ public struct DestinationResult: Sendable {
   public var totalNanoseconds: UInt64
   /// Pages of the image.
   public var totalPageCount: UInt64
+  /// Bytes of device state.
+  public var deviceStateByteCount: Int
   /// What the data plane did; nil when there never was one.
   public var statistics: DataPlaneStatistics?
   /// What the guest had done when it started here, and at the end.
@@ -145,6 +147,7 @@ public final class DestinationSession {
   var binding: VMBinding?
   var plane: DestinationDataPlane?
   var deviceState: [UInt8] = []
+  var deviceStateByteCount = 0
   var guestAtStart: VMMStatus?
   var guestAtEnd: VMMStatus?
   var mode: MigrationMode?

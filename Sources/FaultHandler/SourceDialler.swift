@@ -52,7 +52,8 @@ struct SourceDialler: Sendable {
     return ready?.first == true
   }
 
-  private func join(_ endpoint: Endpoint, _ deadline: Instant) throws(HandshakeError) -> SourceLinks {
+  private func join(_ endpoint: Endpoint, _ deadline: Instant) throws(HandshakeError) -> SourceLinks
+  {
     let urgent = try dial(endpoint, .urgent, deadline)
     let welcome = try Handshake.introduce(hello(.urgent, session), on: urgent)
     var bulk: [Connection] = []

@@ -10,16 +10,17 @@ extension DestinationCore {
     cause = cause ?? reason
     switch state {
     case .dialing: finish(.refused, into: &effects)
+    case .acceptingGo, .starting:
+      state = .rulingOut
+      effects.append(.cancelTimer(.giveUp))
+      effects.append(.journal(.runRuledOut(epoch: epoch.advanced(by: 1))))
     case .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling, .prepared,
-      .acceptingGo, .starting, .killing:
-      if state == .acceptingGo || state == .starting {
-        effects.append(.journalLazily(.runRuledOut(epoch: epoch.advanced(by: 1))))
-      }
+      .killing:
       state = .killing
       effects.append(.cancelTimer(.giveUp))
       effects.append(.killVM)
-    case .recordingRan, .running, .completing, .acknowledging, .recordingAborted, .aborted,
-      .finished:
+    case .recordingRan, .running, .completing, .acknowledging, .rulingOut, .recordingAborted,
+      .aborted, .finished:
       invariantBroken("a session is abandoned only while its VM cannot have run")
     }
   }
@@ -36,7 +37,8 @@ extension DestinationCore {
     case .acceptingGo: decide(.abort, reason)
     case .starting, .recordingRan, .running: park(reason, into: &effects)
     // Every page is here, or the memory is of no use any more.
-    case .completing, .acknowledging, .killing, .recordingAborted, .aborted, .finished: break
+    case .completing, .acknowledging, .rulingOut, .killing, .recordingAborted, .aborted, .finished:
+      break
     }
   }
 
@@ -90,7 +92,7 @@ extension DestinationCore {
     case .recordingRan, .running, .completing, .acknowledging: .runs
     case .starting: .mayRun
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,
-      .prepared, .acceptingGo:
+      .prepared, .acceptingGo, .rulingOut:
       .stopped
     case .killing: .unknown
     case .recordingAborted, .aborted, .finished: .killed
@@ -113,7 +115,7 @@ extension DestinationCore {
     case .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling, .prepared:
       abandon(refusal, now, into: &effects)
     case .dialing, .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging,
-      .killing, .recordingAborted, .aborted, .finished:
+      .rulingOut, .killing, .recordingAborted, .aborted, .finished:
       effects.append(.disconnect(refusal))
     }
   }
@@ -140,7 +142,8 @@ extension DestinationCore {
     case .acceptingGo, .starting, .recordingRan, .running, .completing:
       guard let nanoseconds = limits.giveUpNanoseconds else { return }
       arm(.giveUp, after: nanoseconds, now, into: &effects)
-    case .dialing, .acknowledging, .killing, .recordingAborted, .aborted, .finished: break
+    case .dialing, .acknowledging, .rulingOut, .killing, .recordingAborted, .aborted, .finished:
+      break
     }
   }
 }

@@ -21,7 +21,7 @@ extension DestinationCore {
       times.deviceState = now
       state = .loading
       effects.append(.loadDeviceState)
-    case .killing, .recordingAborted, .aborted, .finished: break
+    case .rulingOut, .killing, .recordingAborted, .aborted, .finished: break
     // Loading reads guest memory, so it must not begin before the discards are applied (P3).
     case .dialing, .opening, .ready, .discarding:
       violated("device state came before DISCARDED", now, into: &effects)
@@ -34,7 +34,7 @@ extension DestinationCore {
   /// Whether the session is being aborted, so that answers to earlier commands mean nothing more.
   private var isOverrun: Bool {
     switch state {
-    case .killing, .recordingAborted, .aborted, .finished: true
+    case .rulingOut, .killing, .recordingAborted, .aborted, .finished: true
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,
       .prepared, .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging:
       false
@@ -109,7 +109,7 @@ extension DestinationCore {
     case .starting, .recordingRan, .running, .completing: lose(reason, into: &effects)
     // All its pages were here: it died of its own, and the migration is done.
     case .acknowledging: remark = reason
-    case .killing, .recordingAborted, .aborted, .finished: break
+    case .rulingOut, .killing, .recordingAborted, .aborted, .finished: break
     }
   }
 
@@ -131,7 +131,7 @@ extension DestinationCore {
     case .filling: sayPrepared(now, into: &effects)
     case .running: recordComplete(into: &effects)
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .prepared,
-      .acceptingGo, .starting, .recordingRan, .completing, .acknowledging, .killing,
+      .acceptingGo, .starting, .recordingRan, .completing, .acknowledging, .rulingOut, .killing,
       .recordingAborted, .aborted, .finished:
       break
     }
@@ -168,6 +168,10 @@ extension DestinationCore {
       case .abort:
         abandon(provenCause, now, into: &effects)
       }
+    case .runRuledOut:
+      invariant(state == .rulingOut, "the verdict on a run is written once")
+      state = .killing
+      effects.append(.killVM)
     case .ran:
       invariant(state == .recordingRan, "RAN is written once")
       progress = .ran
@@ -188,7 +192,7 @@ extension DestinationCore {
       send(.aborted(epoch: epoch, provenCause), into: &effects)
       if isLinkFinal { return finish(.aborted, into: &effects) }
       arm(.linger, after: limits.lingerNanoseconds, now, into: &effects)
-    case .prepared, .runRuledOut:
+    case .prepared:
       invariantBroken("the journal answers only for records that are waited for")
     }
   }
@@ -229,7 +233,10 @@ extension DestinationCore {
     case .opened:
       if isOverrun { return }
       invariant(state == .opening, "OPENED is written once")
-      abandon(reason, now, into: &effects)
+      // Nothing was touched and nothing was said, so there is nothing to prove either.
+      cause = reason
+      effects.append(.disconnect(reason))
+      finish(.refused, into: &effects)
     case .goAccepted:
       invariant(state == .acceptingGo, "GO_ACCEPTED is written once")
       // Not told to run, so nothing is lost: with a journal that works GO is accepted again. To
@@ -240,6 +247,10 @@ extension DestinationCore {
         cause = reason
         park(reason, into: &effects)
       }
+    case .runRuledOut:
+      // Not killed yet, so a later life can still let it run.
+      invariant(state == .rulingOut, "the verdict on a run is written once")
+      park(reason, into: &effects)
     case .ran:
       // The VM runs, durably allowed by GO_ACCEPTED; a later life sees it running and says RAN.
       invariant(state == .recordingRan, "RAN is written once")
@@ -252,7 +263,7 @@ extension DestinationCore {
       invariant(state == .recordingAborted, "ABORTED is written once")
       cause = reason
       park(reason, into: &effects)
-    case .prepared, .runRuledOut:
+    case .prepared:
       invariantBroken("the journal answers only for records that are waited for")
     }
   }

@@ -9,6 +9,10 @@ extension DestinationCore {
     invariant(!isLinkUp, "a new link comes only after the old one was called down")
     isLinkUp = true
     if state == .dialing {
+      if welcome.isHandedOff {
+        let refusal = Refusal(.session, "the source has handed this VM to another destination")
+        return abandon(refusal, now, into: &effects)
+      }
       session = welcome.session
       epoch = welcome.epoch
       mode = welcome.mode
@@ -28,7 +32,7 @@ extension DestinationCore {
     case .ready: send(.ready(epoch: epoch), into: &effects)
     // GO is the source's to send again, ABORT as well.
     case .dialing, .opening, .discarding, .awaitingDeviceState, .loading, .filling, .prepared,
-      .acceptingGo, .starting, .recordingRan, .killing, .recordingAborted, .finished:
+      .acceptingGo, .starting, .recordingRan, .rulingOut, .killing, .recordingAborted, .finished:
       break
     case .running: send(ranMessage(now), into: &effects)
     case .completing, .acknowledging:
@@ -42,7 +46,7 @@ extension DestinationCore {
     switch state {
     case .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging: true
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,
-      .prepared, .killing, .recordingAborted, .aborted, .finished:
+      .prepared, .rulingOut, .killing, .recordingAborted, .aborted, .finished:
       false
     }
   }
@@ -58,7 +62,7 @@ extension DestinationCore {
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling:
       abandon(reason, now, into: &effects)
     case .prepared, .acceptingGo, .starting, .recordingRan, .running, .completing,
-      .acknowledging, .killing, .recordingAborted, .aborted, .finished:
+      .acknowledging, .rulingOut, .killing, .recordingAborted, .aborted, .finished:
       break
     }
   }
@@ -81,7 +85,7 @@ extension DestinationCore {
     case .running:
       if isFinal { return park(reason, into: &effects) }
       armGiveUp(now, into: &effects)
-    case .completing, .killing, .recordingAborted: break
+    case .completing, .rulingOut, .killing, .recordingAborted: break
     case .acknowledging:
       if isFinal { finishUnacknowledged(into: &effects) }
     case .aborted:
@@ -134,7 +138,7 @@ extension DestinationCore {
       effects.append(.discard(discardPageCount))
     case .dialing, .opening: violated("FROZEN came before READY", now, into: &effects)
     case .discarding, .awaitingDeviceState, .loading, .filling, .prepared, .acceptingGo,
-      .starting, .recordingRan, .running, .completing, .acknowledging, .killing,
+      .starting, .recordingRan, .running, .completing, .acknowledging, .rulingOut, .killing,
       .recordingAborted, .aborted, .finished:
       break
     }
@@ -147,7 +151,8 @@ extension DestinationCore {
       state = .acceptingGo
       effects.append(.journal(.goAccepted(epoch: epoch.advanced(by: 1))))
     // Sent again after a reconnect; we have it, or will prove that we have given up.
-    case .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging, .killing,
+    case .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging, .rulingOut,
+      .killing,
       .recordingAborted, .finished:
       break
     case .aborted: send(.aborted(epoch: epoch, cause ?? Self.noCause), into: &effects)
@@ -164,7 +169,8 @@ extension DestinationCore {
       cause = nil
       finish(.completed, into: &effects)
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,
-      .prepared, .acceptingGo, .starting, .recordingRan, .running, .completing, .killing,
+      .prepared, .acceptingGo, .starting, .recordingRan, .running, .completing, .rulingOut,
+      .killing,
       .recordingAborted, .aborted, .finished:
       violated("COMPLETE was acknowledged before it was said", now, into: &effects)
     }
@@ -177,7 +183,7 @@ extension DestinationCore {
     case .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling, .prepared:
       abandon(reason, now, into: &effects)
     case .aborted: send(.aborted(epoch: epoch, cause ?? Self.noCause), into: &effects)
-    case .killing, .recordingAborted, .finished: break
+    case .rulingOut, .killing, .recordingAborted, .finished: break
     // A source that has said GO has no right to take it back.
     case .dialing, .acceptingGo, .starting, .recordingRan, .running, .completing, .acknowledging:
       violated("ABORT came after GO", now, into: &effects)
@@ -193,7 +199,8 @@ extension DestinationCore {
     case .acceptingGo, .starting, .recordingRan: cause = cause ?? reason
     case .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling:
       abandon(reason, now, into: &effects)
-    case .dialing, .completing, .acknowledging, .killing, .recordingAborted, .aborted, .finished:
+    case .dialing, .completing, .acknowledging, .rulingOut, .killing, .recordingAborted, .aborted,
+      .finished:
       break
     }
   }
@@ -216,7 +223,7 @@ extension DestinationCore {
             "the VM runs here and needs this side until its last page is here; stop again to "
               + "park with everything kept")))
     // On its way out already.
-    case .completing, .killing, .recordingAborted, .finished: break
+    case .completing, .rulingOut, .killing, .recordingAborted, .finished: break
     case .acknowledging: finishUnacknowledged(into: &effects)
     case .aborted: finish(.aborted, into: &effects)
     }
@@ -231,7 +238,7 @@ extension DestinationCore {
       abandon(reason, now, into: &effects)
     case .acceptingGo: decide(.park, reason)
     case .prepared, .starting, .recordingRan, .running: park(reason, into: &effects)
-    case .completing, .killing, .recordingAborted, .finished: break
+    case .completing, .rulingOut, .killing, .recordingAborted, .finished: break
     case .acknowledging: finishUnacknowledged(into: &effects)
     case .aborted: finish(.aborted, into: &effects)
     }

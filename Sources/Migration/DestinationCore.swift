@@ -32,6 +32,8 @@ public enum DestinationState: UInt8, CaseIterable, Hashable, Sendable {
   /// COMPLETE was said; waits for the acknowledgement, which the VM does not need.
   case acknowledging
 
+  /// GO was accepted, but the VM will not run: that is being written before anything is killed.
+  case rulingOut
   /// The VMM is being killed, so that ABORTED will be true.
   case killing
   /// ABORTED is being written.
@@ -61,7 +63,7 @@ public struct DestinationCore: Sendable {
   public internal(set) var mode = MigrationMode.postCopy
   /// Where it stands.
   public internal(set) var state: DestinationState
-  /// What our journal proves; the hello says it. PREPARED counts in this life without being durable.
+  /// What our journal proves; the hello says it. PREPARED counts in this life before it is durable.
   public internal(set) var progress = DestinationProgress.unknown
   /// When what happened.
   public internal(set) var times = DestinationTimes()
@@ -168,7 +170,7 @@ public struct DestinationCore: Sendable {
       effects.append(.dial)
       arm(.linger, after: limits.lingerNanoseconds, now, into: &effects)
     case .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling, .acceptingGo,
-      .recordingRan, .completing, .recordingAborted, .finished:
+      .recordingRan, .completing, .rulingOut, .recordingAborted, .finished:
       invariantBroken("a core is started once, in a state that its journal can hold")
     }
   }

@@ -30,8 +30,8 @@ public enum DestinationRecord: Hashable, Sendable {
   case prepared(epoch: Epoch)
   /// From here on the VM may be running here.
   case goAccepted(epoch: Epoch)
-  /// GO was accepted, but the VM was never let run, or refused and is shown not running: ABORTED
-  /// follows when its VMM is dead. Written without waiting: losing it costs the way back only.
+  /// GO was accepted, but the VM was never let run, or refused and is shown not running. Durable
+  /// before its VMM is killed: a later life that finds the VMM gone knows that nothing ran.
   case runRuledOut(epoch: Epoch)
   /// The VM has run here.
   case ran(epoch: Epoch)

@@ -9,6 +9,8 @@ public final class FileBacking: MemoryBacking {
   public let source: MemorySource
   /// The file's device and inode.
   public let identity: MemoryIdentity
+  /// tmpfs, memfd and hugetlbfs end with the boot.
+  public var isVolatile: Bool { file.medium != .storage }
   /// One region: the whole file.
   public let naturalLayout: ImageLayout
   private let file: MemoryFile

@@ -4,7 +4,7 @@ internal import System
 
 /// Which pages are sent or about to be sent, shared by all threads of one session: what makes each
 /// page pushed once.
-final class ImageClaims: ClaimedPages {
+final class ImageClaims: ClaimedPages, Sendable {
   private let bitmap: AtomicPageBitmap
 
   init(layout: ImageLayout) {

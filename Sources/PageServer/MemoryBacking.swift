@@ -39,6 +39,8 @@ public protocol MemoryBacking: AnyObject, Sendable {
   var source: MemorySource { get }
   /// Whose memory it is.
   var identity: MemoryIdentity { get }
+  /// Whether it ends with this boot of the host at the latest: unlike a file on a disk.
+  var isVolatile: Bool { get }
   /// One region for each piece of memory, one behind the other: the image when no VMM describes a
   /// better one.
   var naturalLayout: ImageLayout { get }

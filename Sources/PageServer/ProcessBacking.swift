@@ -12,6 +12,8 @@ public final class ProcessBacking: MemoryBacking {
   public let source: MemorySource
   /// The process, and where in it.
   public let identity: MemoryIdentity
+  /// A process does not survive its host.
+  public var isVolatile: Bool { true }
   /// One region for each range, in their order, one behind the other.
   public let naturalLayout: ImageLayout
   private let memory: ProcessMemory

@@ -38,13 +38,11 @@ struct RunLoader: ~Copyable {
   private var zeroMask: UInt32 = 0
   private var poisonMask: UInt32 = 0
 
-  init(
-    backing: any MemoryBacking, layout: ImageLayout, session: UInt32, hasChecksums: Bool
-  ) throws(SystemError) {
-    self.backing = backing
-    self.layout = layout
-    self.session = session
-    self.hasChecksums = hasChecksums
+  init(_ context: SourceContext) throws(SystemError) {
+    backing = context.backing
+    layout = context.layout
+    session = context.session.shortID
+    hasChecksums = context.options.hasPayloadChecksums
     let largest = layout.regions.reduce(0) { largest, region in
       let pages = WireLimits.maximumRunPageCount(of: region.pageSize)
       return max(largest, Int(pages.byteCount(of: region.pageSize).rawValue))
@@ -102,8 +100,10 @@ struct RunLoader: ~Copyable {
 
   /// The frame of one segment. Its header is written over the bytes before its first page: segments
   /// are taken in the order of their pages, so those were sent already.
-  @_lifetime(&self)
-  mutating func frame(_ segment: RunSegment, isDemanded: Bool, sequence: UInt32) -> RawSpan {
+  /// Returns where the whole frame lies, for `bytes`.
+  mutating func makeFrame(
+    _ segment: RunSegment, isDemanded: Bool, sequence: UInt32
+  ) -> Range<Int> {
     let run = PageRun(
       region: run.region, start: run.start.advanced(by: PageCount(segment.start)),
       count: PageCount(segment.pageCount))
@@ -126,8 +126,12 @@ struct RunLoader: ~Copyable {
     }
     var room = buffer.mutableBytes(start..<pages.lowerBound)
     header.encode(into: &room)
-    return buffer.bytes(start..<end)
+    return start..<end
   }
+
+  /// The bytes of a frame that was made; valid until the next one is.
+  @_lifetime(borrow self)
+  borrowing func bytes(_ frame: Range<Int>) -> RawSpan { buffer.bytes(frame) }
 
   private func kind(of page: Int) -> PageKind {
     let bit: UInt32 = 1 << UInt32(page)

@@ -11,50 +11,23 @@ public final class SourceCounters: Sendable {
 
   private enum Counter: Int, CaseIterable {
     case demandedData, demandedZero, pushedData, pushedZero, poisoned, absent
-    case urgentBytes, bulkBytes, requests, hintsDropped, creditWaits
+    case claimed, urgentBytes, bulkBytes, requests, hintsDropped, creditWaits
   }
 
-  private let counts = AtomicCounts(count: Counter.allCases.count)
+  private let counters = AtomicCounts(count: Counter.allCases.count)
   private let lastHeard = Atomic<UInt64>(0)
   private let serviceTimes = AtomicCounts(count: serviceTimeBucketCount)
 
-  /// All counters as of about now.
-  public struct Snapshot: Hashable, Sendable {
-    /// Pages of contents sent because they were asked for.
-    public var demandedDataPageCount: UInt64
-    /// Pages asked for that held nothing but zeros.
-    public var demandedZeroPageCount: UInt64
-    /// Pages of contents sent unasked.
-    public var pushedDataPageCount: UInt64
-    /// Pages found to be zero when they were about to be pushed.
-    public var pushedZeroPageCount: UInt64
-    /// Pages whose memory is broken.
-    public var poisonedPageCount: UInt64
-    /// Pages told as absent by the zero map.
-    public var absentPageCount: UInt64
-    /// Bytes sent on the urgent connection, headers included.
-    public var urgentByteCount: UInt64
-    /// Bytes sent on all bulk connections, headers included.
-    public var bulkByteCount: UInt64
-    /// Requests answered.
-    public var requestCount: UInt64
-    /// Demands that the push did not learn of because it was busy. Costs order, never a page.
-    public var hintsDroppedCount: UInt64
-    /// Times that a push had to wait for credit: the destination installs more slowly than we send.
-    public var creditWaitCount: UInt64
-    /// Answers by service time: see `SourceCounters.serviceTimeBucketCount`.
-    public var serviceTimeBuckets: [UInt64]
-  }
-
   /// The counters now; each is exact, together they may be a moment apart.
-  public func snapshot() -> Snapshot {
-    Snapshot(
+  public func counts() -> SourceCounts {
+    SourceCounts(
       demandedDataPageCount: value(.demandedData),
       demandedZeroPageCount: value(.demandedZero),
       pushedDataPageCount: value(.pushedData),
       pushedZeroPageCount: value(.pushedZero),
       poisonedPageCount: value(.poisoned),
       absentPageCount: value(.absent),
+      settledPageCount: value(.claimed),
       urgentByteCount: value(.urgentBytes),
       bulkByteCount: value(.bulkBytes),
       requestCount: value(.requests),
@@ -90,6 +63,7 @@ extension SourceCounters {
     }
   }
 
+  func claimed(pageCount: Int) { add(pageCount, to: .claimed) }
   func sentUrgent(byteCount: Int) { add(byteCount, to: .urgentBytes) }
   func sentBulk(byteCount: Int) { add(byteCount, to: .bulkBytes) }
   func toldAbsent(pageCount: Int) { add(pageCount, to: .absent) }
@@ -97,8 +71,8 @@ extension SourceCounters {
   func waitedForCredit() { add(1, to: .creditWaits) }
 
   private func add(_ amount: Int, to counter: Counter) {
-    counts.add(UInt64(amount), at: counter.rawValue)
+    counters.add(UInt64(amount), at: counter.rawValue)
   }
 
-  private func value(_ counter: Counter) -> UInt64 { counts.load(counter.rawValue) }
+  private func value(_ counter: Counter) -> UInt64 { counters.load(counter.rawValue) }
 }

@@ -19,42 +19,59 @@ struct SourcePreflight: ~Copyable {
 
   init(_ configuration: SourceConfiguration) throws(Refusal) {
     let name = configuration.vmName
-    do throws(MemorySourceError) {
-      backing = try configuration.memory.open()
-    } catch {
-      throw Refusal(.memory, "\(error)")
-    }
-    image = Self.image(of: backing)
-    do throws(VMMError) {
-      binding = try Self.binding(
-        name, backing.identity, vmmProcess: try configuration.frontEnd.status().pid)
-    } catch {
-      throw Refusal(.vmm, "\(error)")
-    }
-    do throws(StateError) {
-      try configuration.directory.prepare(vm: name)
-      lock = try VMLock.take(vm: name, side: .source, in: configuration.directory)
-    } catch {
-      throw Refusal(.journal, "\(error)")
-    }
-    let journal: SourceJournal
-    do throws(JournalError) {
-      journal = try SourceJournal.open(vm: name, in: configuration.directory)
-    } catch {
-      throw Refusal(.journal, "\(error)")
-    }
+    let backing = try Self.open(configuration.memory)
+    let binding = try Self.binding(
+      name, backing, vmmProcess: try Self.vmmProcess(configuration.frontEnd))
+    let lock = try Self.takeLock(of: name, in: configuration.directory)
+    let journal = try Self.openJournal(of: name, in: configuration.directory)
     let decision = SendDecision.decide(current: binding, histories: journal.histories)
     guard case .allowed(let epoch, let wasInterrupted) = decision else {
       throw decision.refusal(vmName: name.text) ?? Refusal(.session, "the VM is not to be sent")
     }
+    let listener = try Self.listen(at: configuration.endpoint)
+    self.backing = backing
+    self.image = Self.image(of: backing)
+    self.binding = binding
+    self.listener = listener
     self.epoch = epoch
     self.wasInterrupted = wasInterrupted
-    self.journal = journal
+    self.lock = consume lock
+    self.journal = consume journal
+  }
+
+  private static func open(_ memory: MemorySource) throws(Refusal) -> any MemoryBacking {
+    do throws(MemorySourceError) {
+      return try memory.open()
+    } catch { throw Refusal(.memory, "\(error)") }
+  }
+
+  private static func vmmProcess(_ frontEnd: any VMMFrontEnd) throws(Refusal) -> Int32? {
+    do throws(VMMError) {
+      return try frontEnd.status().pid
+    } catch { throw Refusal(.vmm, "\(error)") }
+  }
+
+  private static func takeLock(
+    of name: VMName, in directory: StateDirectory
+  ) throws(Refusal) -> VMLock {
+    do throws(StateError) {
+      try directory.prepare(vm: name)
+      return try VMLock.take(vm: name, side: .source, in: directory)
+    } catch { throw Refusal(.journal, "\(error)") }
+  }
+
+  private static func openJournal(
+    of name: VMName, in directory: StateDirectory
+  ) throws(Refusal) -> SourceJournal {
+    do throws(JournalError) {
+      return try SourceJournal.open(vm: name, in: directory)
+    } catch { throw Refusal(.journal, "\(error)") }
+  }
+
+  private static func listen(at endpoint: Endpoint) throws(Refusal) -> Listener {
     do throws(ConnectionError) {
-      listener = try Listener(configuration.endpoint)
-    } catch {
-      throw Refusal(.unfit, "\(error); name another address or port with --listen")
-    }
+      return try Listener(endpoint)
+    } catch { throw Refusal(.unfit, "\(error); name another address or port with --listen") }
   }
 
   /// The lock, once.
@@ -81,21 +98,30 @@ struct SourcePreflight: ~Copyable {
   }
 
   private static func binding(
-    _ name: VMName, _ identity: MemoryIdentity, vmmProcess: Int32?
+    _ name: VMName, _ backing: any MemoryBacking, vmmProcess: Int32?
   ) throws(Refusal) -> VMBinding {
     do throws(SystemError) {
       let boot = try BootID.current()
       let vmm = try vmmProcess.map { pid throws(SystemError) in try ProcessIdentity.of(pid: pid) }
-      switch identity {
+      switch backing.identity {
       case .file(let device, let inode):
         let memory = Session.MemoryIdentity(
-          device: device, inode: inode, isVolatile: isVolatile)
+          device: device, inode: inode, isVolatile: try isVolatile(backing.source))
         return VMBinding(vmName: name, boot: boot, vmm: vmm, memory: memory)
       case .process(let process, _):
         return VMBinding(vmName: name, boot: boot, vmm: vmm ?? process, memory: nil)
       }
     } catch {
       throw Refusal(.vmm, "the VM's process cannot be identified: \(error)")
+    }
+  }
+
+  /// Whether the memory is gone after a reboot. Only tmpfs is known to be; a file that is taken to
+  /// last longer than it does refuses more, never less.
+  private static func isVolatile(_ source: MemorySource) throws(SystemError) -> Bool {
+    switch source {
+    case .file(let path), .snapshot(let path): try FileSystem.isOnTmpfs(path)
+    case .process: true
     }
   }
 }

@@ -52,7 +52,8 @@ extension SourceSession {
     do throws(SystemError) {
       let plane = try SourceDataPlane(
         backing: backing, layout: layout, session: core.session,
-        prefetch: configuration.prefetch, urgentPlacement: configuration.urgentPlacement,
+        prefetch: configuration.prefetch,
+        urgentPlacement: configuration.urgentPlacement,
         bulkPlacement: configuration.bulkPlacement)
       try answer(arrival.connection, welcome)
       try plane.attachUrgent(arrival.connection)
@@ -91,9 +92,9 @@ extension SourceSession {
     case .received(.pong(let number)):
       roundTrip.pong(number, now: MonotonicClock.now())
       ping()
-    case .received(let message): handle(.received(message))
+    case .received(let message): handle(SourceEvent.received(message))
     case .linkLost(_, let failure): linkLost(failure.refusal)
-    case .memoryLost(let error): handle(.memoryLost(Refusal(.memory, "\(error)")))
+    case .memoryLost(let error): handle(SourceEvent.memoryLost(Refusal(.memory, "\(error)")))
     case .pushFinished: break
     }
   }

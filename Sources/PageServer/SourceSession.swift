@@ -86,7 +86,7 @@ public struct SourceProgress: Sendable {
   /// Pages of the image; 0 while no destination has joined.
   public var totalPageCount: UInt64
   /// What the data plane has done.
-  public var counts: SourceCounts
+  public var counts: SourceCounts?
 }
 
 /// All that is known at the end of a session at the source.
@@ -103,8 +103,8 @@ public struct SourceResult: Sendable {
   public var roundTripNanoseconds: UInt64?
   /// Pages of the image.
   public var totalPageCount: UInt64
-  /// What the data plane did.
-  public var counts: SourceCounts
+  /// What the data plane did; nil when no destination came.
+  public var counts: SourceCounts?
   /// What the guest had done when it was frozen, and how many of its pages it found wrong.
   public var guest: VMMStatus?
 }
@@ -153,7 +153,7 @@ public final class SourceSession {
   public init(
     _ configuration: SourceConfiguration, observer: @escaping (SourceNote) -> Void
   ) throws(Refusal) {
-    let preflight = try SourcePreflight(configuration)
+    var preflight = try SourcePreflight(configuration)
     self.configuration = configuration
     self.observer = observer
     backing = preflight.backing
@@ -221,7 +221,7 @@ public final class SourceSession {
       case .guest(let status): guest = status
       }
     }
-    while let event = plane?.events.take() { handle(event) }
+    while let notice = plane?.events.take() { handle(notice) }
   }
 
   private func takeTimers() {
@@ -232,7 +232,7 @@ public final class SourceSession {
     SourceProgress(
       state: core.state, elapsedNanoseconds: now.nanoseconds(since: started),
       totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
-      counts: plane?.counts() ?? SourceCounts())
+      counts: plane?.counts())
   }
 
   private func close() -> SourceResult {
@@ -250,6 +250,6 @@ public final class SourceSession {
       totalNanoseconds: end.nanoseconds(since: started),
       roundTripNanoseconds: roundTrip.shortestNanoseconds,
       totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
-      counts: plane?.counts() ?? SourceCounts(), guest: guest)
+      counts: plane?.counts(), guest: guest)
   }
 }

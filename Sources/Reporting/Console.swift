@@ -55,9 +55,9 @@ public struct ConsoleStyle: Hashable, Sendable {
   }
 }
 
-/// Where a session speaks to people and programs: messages, progress and the final report. People's
-/// lines go to standard error and the report to standard output; with `--json` everything is on
-/// standard output, one object a line.
+/// Where a session speaks to people and programs: messages, progress and the final report.
+/// People's lines go to standard error and the report to standard output; with `--json` everything
+/// is on standard output, one object a line.
 ///
 /// Our own and not swift-log: it must share the terminal's last line with the progress line, which
 /// a log back end does not know; no library that we use logs; and a package costs a build of its own

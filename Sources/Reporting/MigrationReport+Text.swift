@@ -1,3 +1,5 @@
+internal import System
+
 extension MigrationReport {
   /// The report for people: a verdict, then one line for each subject that there is something to
   /// say about.

@@ -1,5 +1,6 @@
 internal import FoundationEssentials
 public import Migration
+public import System
 internal import Wire
 
 /// All that is told about a migration when it ends. As JSON its keys and units are fixed by

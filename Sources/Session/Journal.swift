@@ -133,14 +133,15 @@ public struct Journal: ~Copyable {
     hasUnsyncedRecord = false
   }
 
-  /// A write that failed may have left a piece of the record: only when zeros are durably back in
-  /// its place is it certain that nobody will ever read it.
+  /// A write that failed may have left a piece of the record: only when its place durably holds
+  /// zeros is it certain that nobody will ever read it.
   private mutating func takeBack(
     atOffset offset: UInt64, after cause: SystemError
   ) -> JournalError {
     let zeros = [UInt8](repeating: 0, count: JournalSlot.byteCount)
     do throws(SystemError) {
-      try file.writeAll(zeros, atOffset: offset, operand: path)
+      let found = try file.read(byteCount: zeros.count, atOffset: offset, operand: path)
+      if found != zeros { try file.writeAll(zeros, atOffset: offset, operand: path) }
       try file.synchronizeContents(operand: path)
       return .notWritten(cause)
     } catch {

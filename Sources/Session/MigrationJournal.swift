@@ -35,10 +35,14 @@ public struct MigrationJournal<Record: JournaledRecord>: ~Copyable {
     let journal = try Journal.open(
       path: directory.journalPath(ofVM: name, side: Record.side), side: Record.side)
     let histories = try Self.histories(of: journal.recoveredPayloads, path: journal.path)
-    if let foreign = histories.firstIndex(where: { $0.binding.vmName != name.text }) {
-      throw .notUnderstood(
-        path: journal.path, slot: foreign,
-        reason: "it belongs to VM \"\(histories[foreign].binding.vmName)\"")
+    var slot = 0
+    for history in histories {
+      guard history.binding.vmName == name.text else {
+        throw .notUnderstood(
+          path: journal.path, slot: slot,
+          reason: "it belongs to VM \"\(history.binding.vmName)\"")
+      }
+      slot += history.records.count
     }
     return MigrationJournal(histories: histories, journal: journal)
   }

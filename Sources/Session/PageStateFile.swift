@@ -19,7 +19,7 @@ public enum PageStateFileError: Error, Hashable, Sendable, CustomStringConvertib
       error.errno == .noSpace
         ? "no room for the page states: \(error); free space on that tmpfs" : "\(error)"
     case .notOnTmpfs(let path):
-      "\(path) is not on tmpfs; page states must live in memory: set XDG_RUNTIME_DIR to a tmpfs"
+      "\(path) is not on tmpfs; page states must live in memory: mount a tmpfs at /dev/shm"
     case .foreign(let path, let reason):
       "\(path) does not hold this session's page states: \(reason)"
     }

@@ -60,19 +60,20 @@ public struct StateDirectory: Hashable, Sendable {
     self.runPath = runPath
   }
 
-  /// The usual places: /var/lib/postcopy and /run/postcopy for root, else under XDG_STATE_HOME (or
-  /// ~/.local/state) and XDG_RUNTIME_DIR (or /dev/shm). `override` is the value of `--state-dir`
-  /// and moves the durable part.
+  /// The usual places: /var/lib/postcopy for root, else under XDG_STATE_HOME (or ~/.local/state);
+  /// the part in memory in /run/postcopy (a user's: XDG_RUNTIME_DIR), or in /dev/shm on a host where
+  /// that is no tmpfs, as in some containers. `override` is the value of `--state-dir` and moves
+  /// the durable part.
   public static func usual(
-    override: String? = nil, isRoot: Bool, user: UInt32, environment: [String: String]
+    override: String? = nil, isRoot: Bool, user: UInt32, environment: [String: String],
+    isOnTmpfs: (String) -> Bool
   ) throws(StateError) -> StateDirectory {
+    let runtime = isRoot ? "/run" : absolute(environment["XDG_RUNTIME_DIR"])
     let runPath: String
-    if isRoot {
-      runPath = "/run/postcopy"
-    } else if let runtime = absolute(environment["XDG_RUNTIME_DIR"]) {
+    if let runtime, isOnTmpfs(runtime) {
       runPath = runtime + "/postcopy"
     } else {
-      runPath = "/dev/shm/postcopy-\(user)"
+      runPath = isRoot ? "/dev/shm/postcopy" : "/dev/shm/postcopy-\(user)"
     }
     if let override { return StateDirectory(statePath: override, runPath: runPath) }
     if isRoot { return StateDirectory(statePath: "/var/lib/postcopy", runPath: runPath) }
@@ -90,7 +91,10 @@ public struct StateDirectory: Hashable, Sendable {
       environment[name] = ProcessEnvironment.value(of: name)
     }
     let user = UInt32(geteuid())
-    return try usual(override: override, isRoot: user == 0, user: user, environment: environment)
+    return try usual(
+      override: override, isRoot: user == 0, user: user, environment: environment,
+      // A place that cannot be looked at is no place for page states.
+      isOnTmpfs: { path in (try? FileSystem.isOnTmpfs(path)) ?? false })
   }
 
   /// The XDG rules: a relative or empty path counts as not set.

@@ -21,7 +21,7 @@ public enum TokenFileError: Error, Hashable, Sendable, CustomStringConvertible {
     case .system(let error):
       error.errno == .noSuchEntry
         ? "there is no token file \(error.operand); make one on either host and copy it to the "
-          + "other: head -c \(SessionToken.byteCount) /dev/urandom > FILE && chmod 600 FILE"
+          + "other: postcopyctl token \(error.operand)"
         : "the token file: \(error)"
     case .notPrivate(let path, let permissions):
       "the token file \(path) can be read by other users (mode 0\(String(permissions, radix: 8))); "
@@ -29,8 +29,8 @@ public enum TokenFileError: Error, Hashable, Sendable, CustomStringConvertible {
     case .ownedByOther(let path, let user):
       "the token file \(path) belongs to user \(user); run: chown \(geteuid()) \(path)"
     case .wrongByteCount(let path, let byteCount):
-      "the token file \(path) has \(byteCount) bytes; a token has \(SessionToken.byteCount) random "
-        + "bytes: head -c \(SessionToken.byteCount) /dev/urandom > FILE && chmod 600 FILE"
+      "the token file \(path) has \(byteCount) bytes; a token has \(SessionToken.byteCount). Make "
+        + "a new one and copy it to the other host: rm \(path) && postcopyctl token \(path)"
     case .notAFile(let path): "the token file \(path) is not a regular file"
     }
   }

@@ -2,8 +2,8 @@ internal import CLinux
 internal import Glibc
 public import Pages
 
-/// A stream over a UNIX socket whose every call ends by a given moment: for control protocols, where
-/// the peer may be stuck. Not for the data path.
+/// A stream over a UNIX socket whose every call ends by a given moment: for control protocols,
+/// where the peer may be stuck. Not for the data path.
 public struct LocalStream: ~Copyable, Sendable {
   /// The socket's path, for messages.
   public let path: String

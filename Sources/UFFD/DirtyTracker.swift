@@ -6,25 +6,38 @@ internal import System
 public enum DirtyKind: Hashable, Sendable {
   /// Its pages were written or dropped.
   case written
-  /// No page table covers it. Private memory reads as zeros here, and was no hole at the last round;
-  /// of shared memory the file knows.
+  /// Its pages are not mapped, and what the page tables know does not tell whether they changed.
   case unpopulated
+}
+
+/// What kind of memory a tracker watches: it decides what a place without a page can hold.
+@frozen
+public enum TrackedMemory: Hashable, Sendable {
+  /// Without a file, not shared: what is not there reads as zeros, and dropping counts as written.
+  case privateAnonymous
+  /// A private mapping of a file, or private huge pages: dropping a page leaves its protection
+  /// mark, so every place that has no page is reported each round.
+  case privateFile
+  /// Shared: what is not mapped is in the file. A page that is punched out of the file keeps its
+  /// mark and is **not** reported: the file's own holes (SEEK_HOLE) tell of it, after the freeze.
+  case shared
 }
 
 /// Which pages of another process were written since the last round, while it runs.
 ///
 /// That process owns a userfaultfd made with `UserfaultFeatures.asynchronousWriteProtect` and
-/// `.writeProtectUnpopulated`, and registered with `RegistrationModes.writeProtect` over the ranges.
+/// `.writeProtectUnpopulated`, and registered with `RegistrationModes.writeProtect` over the
+/// ranges.
 ///
 /// **Pinned pages are not seen**: collect, the first round included, only while the process has no
 /// direct I/O under way; and writes through another mapping (vhost-user, VFIO) are never seen.
 ///
 /// A stretch of 2 MiB without any page table is passed over by the scan, neither reported nor
-/// protected (Linux up to 6.18). So each round asks for such holes too. Of private memory it reports
-/// those that were none the last time: a hole that stays one reads as zeros still, and a page that is
-/// written into one is not protected and therefore found as written. Of shared memory it reports them
-/// all: a page may have been written into a hole and its page table dropped again, and only the file
-/// knows.
+/// protected: of huge pages still in Linux 6.18.44, of others until the kernels of 2026. So each
+/// round asks for such holes too. Of private anonymous memory it reports those that were none the
+/// last time: a hole that stays one reads as zeros still, and a page that is written into one is
+/// not protected and therefore found as written. Of other memory it reports them all: a page may
+/// have been written into a hole and its page table dropped again.
 public struct DirtyTracker: ~Copyable, Sendable {
   private struct TrackedRange {
     let range: HostRange
@@ -36,19 +49,19 @@ public struct DirtyTracker: ~Copyable, Sendable {
   private static let holeSize = PageSize.huge
 
   private let scanner: PagemapScanner
-  private let isShared: Bool
+  private let memory: TrackedMemory
   private var ranges: [TrackedRange]
   private var runs: PagemapRunBuffer
 
   /// Tracks `ranges`, which are not empty, through the pagemap of the process that has them.
-  /// `isShared` says whether any of them is shared memory.
+  /// All of them are of one kind of memory.
   public init(
-    scanner: consuming PagemapScanner, ranges: [HostRange], isShared: Bool,
+    scanner: consuming PagemapScanner, ranges: [HostRange], memory: TrackedMemory,
     runCapacity: Int = PagemapRunBuffer.defaultCapacity
   ) {
     invariant(ranges.allSatisfy { $0.byteCount > .zero }, "a tracked range is not empty")
     self.scanner = scanner
-    self.isShared = isShared
+    self.memory = memory
     self.ranges = ranges.map { range in
       let last = HostAddress(rawValue: range.end.rawValue - 1)
       return TrackedRange(
@@ -90,16 +103,17 @@ public struct DirtyTracker: ~Copyable, Sendable {
   }
 
   /// A page table's entry is written, present or, as the mark of a protected page that is not
-  /// there, swapped. Only where there is no page table it is none of these.
+  /// there, swapped. Only where there is no page table it is none of these. Where such marks
+  /// outlive their pages, they are asked for as well.
   private mutating func collectHoles(
     at position: Int, _ report: (HostRange, DirtyKind) -> Void
   ) throws(UFFDError) {
     let range = ranges[position].range
     let known = ranges[position].holes
-    let reportsKnown = isShared
+    let reportsKnown = memory != .privateAnonymous
     var holes = PageBitmap(pageCount: known.pageCount)
-    let question = PagemapQuestion(
-      required: .isTracked, excluded: [.isWritten, .isPresent, .isSwapped])
+    var question = PagemapQuestion(required: .isTracked, excluded: [.isWritten, .isPresent])
+    if memory != .privateFile { question.excluded.insert(.isSwapped) }
     try scan(range, for: question) { run in
       var start = run.start
       while start < run.end {

@@ -16,7 +16,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
 
   // On the heap: liburing's structure must not move.
   private let ring: UnsafeMutablePointer<io_uring>
-  private let memory: MemoryMapping
+  private var memory: TransferBuffer
   /// Operations whose completion is still to come; sends that the kernel finishes at once are not
   /// among them.
   private var pendingCount = 0
@@ -39,9 +39,9 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     unsafe ring.deallocate()
   }
 
-  private static func map(_ byteCount: Int) throws(RingError) -> MemoryMapping {
+  private static func map(_ byteCount: Int) throws(RingError) -> TransferBuffer {
     do throws(SystemError) {
-      return try MemoryMapping(anonymousByteCount: byteCount)
+      return try TransferBuffer(byteCount: byteCount)
     } catch {
       throw RingError(operation: .memory, errno: error.errno)
     }
@@ -134,33 +134,20 @@ public struct Ring: ~Copyable, @unchecked Sendable {
 
   /// The bytes of a range of the ring's memory. Do not read what a pending receive may write.
   @_lifetime(borrow self)
-  public borrowing func bytes(_ range: Range<Int>) -> RawSpan {
-    invariant(
-      range.lowerBound >= 0 && range.upperBound <= memory.byteCount,
-      "a range lies in the ring's memory")
-    // unsafe: the range is mapped as long as self lives, which the lifetime says.
-    let part = unsafe UnsafeRawBufferPointer(rebasing: memory.bytes[range])
-    return unsafe _overrideLifetime(RawSpan(_unsafeBytes: part), borrowing: self)
-  }
+  public borrowing func bytes(_ range: Range<Int>) -> RawSpan { memory.bytes(range) }
 
   /// A range of the ring's memory, to write. No pending operation may use it.
   @_lifetime(&self)
   public mutating func mutableBytes(_ range: Range<Int>) -> MutableRawSpan {
-    invariant(
-      range.lowerBound >= 0 && range.upperBound <= memory.byteCount,
-      "a range lies in the ring's memory")
-    // unsafe: as in `bytes`; exclusive because self is borrowed mutably.
-    let part = unsafe UnsafeMutableRawBufferPointer(rebasing: memory.bytes[range])
-    return unsafe _overrideLifetime(MutableRawSpan(_unsafeBytes: part), mutating: &self)
+    memory.mutableBytes(range)
   }
+
+  /// Copies bytes into the ring's memory, where no pending operation may use them.
+  public mutating func store(_ bytes: RawSpan, at offset: Int) { memory.store(bytes, at: offset) }
 
   /// Moves bytes inside the ring's memory; the ranges may overlap.
   public mutating func move(_ source: Range<Int>, to target: Int) {
-    invariant(
-      source.lowerBound >= 0 && source.upperBound <= memory.byteCount && target >= 0
-        && target <= memory.byteCount - source.count, "a move stays in the ring's memory")
-    // unsafe: both ranges were just checked to be mapped.
-    unsafe memmove(memory.base + target, memory.base + source.lowerBound, source.count)
+    memory.move(source, to: target)
   }
 
   // MARK: Operations
@@ -179,7 +166,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
   public mutating func receive(
     from descriptor: Int32, into range: Range<Int>, tag: RingTag
   ) throws(RingError) {
-    let target = unsafe checkedBase(range)
+    let target = unsafe memory.address(range)
     try unsafe enqueue(.receive, tag) { entry in
       // unsafe: the range stays mapped until the completion: deinit requires that none is pending.
       unsafe io_uring_prep_recv(entry, descriptor, target, range.count, 0)
@@ -192,7 +179,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
   public mutating func sendNow(
     to descriptor: Int32, from range: Range<Int>, tag: RingTag
   ) throws(RingError) {
-    let source = unsafe checkedBase(range)
+    let source = unsafe memory.address(range)
     let flags = Int32(MSG_DONTWAIT) | Int32(MSG_WAITALL) | Int32(MSG_NOSIGNAL)
     try unsafe enqueue(.send, tag) { entry in
       // unsafe: the send ends inside io_uring_enter (MSG_DONTWAIT), while self is borrowed.
@@ -201,13 +188,6 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     }
     // See `pendingCount`.
     pendingCount -= 1
-  }
-
-  private func checkedBase(_ range: Range<Int>) -> UnsafeMutableRawPointer {
-    invariant(
-      range.lowerBound >= 0 && range.upperBound <= memory.byteCount && !range.isEmpty,
-      "an operation's range is not empty and lies in the ring's memory")
-    return unsafe memory.base + range.lowerBound
   }
 
   private mutating func enqueue(
@@ -228,6 +208,10 @@ public struct Ring: ~Copyable, @unchecked Sendable {
   }
 
   // MARK: The kernel
+
+  /// Operations that the kernel has not taken yet: 0 after `submitAndWait`, unless a signal or a
+  /// lack of memory came first. A `sendNow` has ended only once this is 0.
+  public var unsubmittedCount: Int { Int(unsafe io_uring_sq_ready(ring)) }
 
   /// Hands every queued operation to the kernel and waits until `count` completions are there, all
   /// in one system call. Returns without any when a signal came first.

@@ -13,9 +13,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-uint64_t uffdtest_load(uint64_t address) { return *(volatile uint64_t *)address; }
+// A thread that waits inside a store has not stored yet, but ThreadSanitizer notes the store
+// before. The kernel orders these accesses, by faults and their answers, which it cannot see.
+#define ORDERED_BY_FAULTS __attribute__((no_sanitize("thread")))
 
-void uffdtest_store(uint64_t address, uint64_t value) { *(volatile uint64_t *)address = value; }
+ORDERED_BY_FAULTS uint64_t uffdtest_load(uint64_t address) {
+  return *(volatile uint64_t *)address;
+}
+
+ORDERED_BY_FAULTS void uffdtest_store(uint64_t address, uint64_t value) {
+  *(volatile uint64_t *)address = value;
+}
 
 // The thread that expects a SIGBUS says where to go on.
 static _Thread_local sigjmp_buf *bus_error_target;
@@ -51,11 +59,13 @@ int uffdtest_try_load(uint64_t address, uint64_t *value) { return try_access(add
 
 int uffdtest_try_store(uint64_t address, uint64_t value) { return try_access(address, &value, 1); }
 
-// No child outlives a test that went wrong.
+// Children come from _Fork: fork waits in the kernel until its event is read, and glibc's fork
+// holds malloc's locks meanwhile, which the reader may need. No child outlives a test that went
+// wrong.
 enum { CHILD_SECONDS = 60 };
 
 pid_t uffdtest_fork_expecting(uint64_t address, uint64_t expected) {
-  pid_t child = fork();
+  pid_t child = _Fork();
   if (child == 0) {
     alarm(CHILD_SECONDS);
     _exit(uffdtest_load(address) == expected ? 0 : 1);
@@ -63,8 +73,18 @@ pid_t uffdtest_fork_expecting(uint64_t address, uint64_t expected) {
   return child;
 }
 
+pid_t uffdtest_fork_storing(uint64_t address, uint64_t value) {
+  pid_t child = _Fork();
+  if (child == 0) {
+    alarm(CHILD_SECONDS);
+    uffdtest_store(address, value);
+    _exit(uffdtest_load(address) == value ? 0 : 1);
+  }
+  return child;
+}
+
 pid_t uffdtest_fork_reading_file(int fd, uint64_t byte_count, uint64_t offset) {
-  pid_t child = fork();
+  pid_t child = _Fork();
   if (child == 0) {
     alarm(CHILD_SECONDS);
     unsigned char *base = mmap(NULL, byte_count, PROT_READ, MAP_SHARED, fd, 0);
@@ -74,7 +94,7 @@ pid_t uffdtest_fork_reading_file(int fd, uint64_t byte_count, uint64_t offset) {
 }
 
 pid_t uffdtest_fork_waiting(void) {
-  pid_t child = fork();
+  pid_t child = _Fork();
   if (child == 0) {
     alarm(CHILD_SECONDS);
     for (;;) {
@@ -110,6 +130,12 @@ int uffdtest_blocking_userfaultfd(void) {
     return -1;
   }
   return fd;
+}
+
+int uffdtest_move_mapping(uint64_t source, uint64_t byte_count, uint64_t target) {
+  void *moved = mremap((void *)source, byte_count, byte_count, MREMAP_MAYMOVE | MREMAP_FIXED,
+                       (void *)target);
+  return moved == MAP_FAILED ? errno : 0;
 }
 
 int uffdtest_memory_file(uint64_t byte_count, int is_hugetlb) {

@@ -22,10 +22,7 @@ import Testing
 
   @Test func storesWhereItIsTold() {
     var bytes = [UInt8](repeating: 0xee, count: 8)
-    var span = bytes.mutableSpan
-    // unsafe: any four bytes may be written into bytes; the span lives in this scope only.
-    var raw = unsafe span.mutableBytes
-    raw.storeLittleEndian(UInt32(0x0102_0304), at: 3)
+    bytes.withMutableRawBytes { $0.storeLittleEndian(UInt32(0x0102_0304), at: 3) }
     #expect(bytes == [0xee, 0xee, 0xee, 4, 3, 2, 1, 0xee])
   }
 

@@ -99,9 +99,22 @@ struct EventReader: ~Copyable {
     return fault
   }
 
-  /// The descriptor of the child of which the last event told.
-  mutating func takeForkedDescriptor() throws -> UserfaultDescriptor? {
-    try buffer.takeForkedDescriptor(at: position - 1)
+  /// The descriptor of the child of which the last event told; it can be taken once.
+  mutating func takeForkedDescriptor() throws -> UserfaultDescriptor {
+    guard let child = try buffer.takeForkedDescriptor(at: position - 1) else {
+      Issue.record("the last event told of no child, or its descriptor was taken")
+      throw Errno.noSuchEntry
+    }
+    let isTaken = try buffer.takeForkedDescriptor(at: position - 1) == nil
+    try #require(isTaken, "a descriptor has one owner")
+    return child
+  }
+
+  /// What is to be read now, without waiting.
+  mutating func readBatch() throws -> [UserfaultEvent] {
+    try #require(position == buffer.count, "what was read is used up")
+    position = try uffd.read(into: &buffer)
+    return (0..<position).map { buffer[$0] }
   }
 
   /// Whether nothing more is to be read.

@@ -13,6 +13,8 @@ enum MemoryKind: String, CaseIterable, CustomTestStringConvertible, Sendable {
   var testDescription: String { rawValue }
   var isHugetlb: Bool { self == .hugetlb || self == .privateHugetlb }
   var isShared: Bool { self == .shmem || self == .hugetlb }
+  /// Whether the kernel keeps marks of protection when page tables are dropped.
+  var isFileBacked: Bool { self != .anonymous }
   var pageSize: PageSize { isHugetlb ? .huge : .small }
 
   /// Shared memory is where minor faults are.
@@ -26,7 +28,9 @@ enum MemoryKind: String, CaseIterable, CustomTestStringConvertible, Sendable {
 
 /// A file in memory, closed with its last mapping.
 final class MemoryFile: Sendable {
-  let descriptor: OwnedDescriptor
+  private let descriptor: OwnedDescriptor
+
+  var number: Int32 { descriptor.rawValue }
 
   init(byteCount: Int, isHugetlb: Bool) throws {
     let number = uffdtest_memory_file(UInt64(byteCount), isHugetlb ? 1 : 0)
@@ -59,7 +63,7 @@ struct TestMemory: ~Copyable {
     let file =
       kind == .anonymous
       ? nil : try file ?? MemoryFile(byteCount: byteCount, isHugetlb: kind.isHugetlb)
-    let number = file?.descriptor.rawValue ?? -1
+    let number = file?.number ?? -1
     let flags = (kind.isShared ? MAP_SHARED : MAP_PRIVATE) | (number < 0 ? MAP_ANONYMOUS : 0)
     let base = try Self.map(byteCount, flags, number)
     let alias = kind.isShared ? try Self.map(byteCount, flags, number) : nil
@@ -89,6 +93,15 @@ struct TestMemory: ~Copyable {
   /// The address of the page at `index` in the second mapping.
   func aliasAddress(_ index: Int) throws -> HostAddress {
     try #require(alias).advanced(by: ByteCount(index * kind.pageSize.byteCount))
+  }
+
+  /// Takes the page at `index` out of the memory file.
+  func punch(_ index: Int) throws {
+    let file = try #require(file)
+    let size = kind.pageSize.byteCount
+    let mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    let result = fallocate(file.number, mode, off_t(index * size), off_t(size))
+    try #require(result == 0, "a page can be punched out of a memory file")
   }
 
   /// The content of a page that holds `byte` everywhere.

@@ -17,10 +17,7 @@ import Wire
   @Test func bothEncodersAgree() {
     for header in Samples.pageHeaders {
       var bytes = [UInt8](repeating: 0xee, count: 40)
-      var span = bytes.mutableSpan
-      // unsafe: any bytes may be written into an array of bytes; the span lives in this scope only.
-      var raw = unsafe span.mutableBytes
-      header.encode(into: &raw)
+      bytes.withMutableRawBytes { header.encode(into: &$0) }
       #expect(Array(bytes.prefix(32)) == encoded(header))
       #expect(bytes.suffix(8).allSatisfy { $0 == 0xee })
     }

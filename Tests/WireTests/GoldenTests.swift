@@ -1,8 +1,9 @@
 import Testing
 import Wire
 
-/// The format, byte by byte. Made by a program of its own from `Documentation/protocol.md`, so that
-/// encoder and decoder cannot drift together. A change here is a change of the protocol's version.
+/// The format, byte by byte, made by a separate program from the tables that stand in
+/// `Documentation/protocol.md`, so that encoder and decoder cannot drift together. A change here is
+/// a new protocol version.
 @Suite struct GoldenTests {
   static let vectors: [(name: String, hexadecimal: String)] = [
     (

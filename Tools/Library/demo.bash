@@ -20,6 +20,15 @@ unable() {
   exit 77
 }
 
+# mebibytes_of SIZE: of 512M, 6G.
+mebibytes_of() {
+  if [[ ! $1 =~ ^([0-9]+)([MG])$ ]]; then
+    say "--memory takes a size such as 512M or 6G, not '$1'." >&2
+    return 64
+  fi
+  [ "${BASH_REMATCH[2]}" = G ] && say $((BASH_REMATCH[1] * 1024)) || say "${BASH_REMATCH[1]}"
+}
+
 # start NAME COMMAND…: in the background, its output in NAME.log; with foreground=1 on ours too.
 start() {
   local name=$1
@@ -92,7 +101,7 @@ ctl() {
 
 # field SOCKET NAME: one field of a VM's status, without its quotes.
 field() {
-  ctl "$1" status | sed -n "s/.*\"$2\":\"\{0,1\}\([^\",}]*\).*/\1/p" | sed 's|\\/|/|g'
+  ctl "$1" status | sed -n "s/.*\"$2\" *: *\"\{0,1\}\([^\",}]*\).*/\1/p"
 }
 
 is_ready() { grep -q '^microvm: ready' "$directory/$1.log" 2>/dev/null; }
@@ -143,11 +152,6 @@ free_port() {
 
 # --- leaving nothing behind
 
-remember_what_was_there() {
-  before_shared=$(ls -A /dev/shm 2>/dev/null || true)
-  before_sessions=$(ls -A /run/postcopy 2>/dev/null || true)
-}
-
 # On every way out. First asked, then told: a parked destination refuses SIGTERM once by design.
 clean_up() {
   local status=$? pid end
@@ -167,19 +171,22 @@ clean_up() {
     link_is_ours=
   fi
   if [ -n "$directory" ]; then
-    left_processes=$(grep -lsF -- "$directory" /proc/[0-9]*/cmdline | cut -d/ -f3 |
+    session=$(sed -n 's/.*session \([0-9a-f-]\{36\}\).*/\1/p' "$directory/page-server.log" \
+      2>/dev/null | tail -n 1 || true)
+    left_processes=$(grep -lsF -f <(printf %s "$directory") /proc/[0-9]*/cmdline | cut -d/ -f3 |
       grep -vx "$$" || true)
     rm -rf "$directory"
   fi
   [ "$status" -eq 0 ] || exit "$status"
 }
 
-# Names that were not there before and look like ours.
+# What is ours, and only that: other migrations may go on beside this one. A session's run directory
+# carries its id, and is in memory: under /run, or under /dev/shm where /run is on a disk.
 check_nothing_left() {
   local left=""
-  left+=$(comm -13 <(sort <<<"$before_shared") <(ls -A /dev/shm | sort) |
-    grep -E 'postcopy|microvm|guest' || true)
-  left+=$(comm -13 <(sort <<<"$before_sessions") <(ls -A /run/postcopy 2>/dev/null | sort))
+  [ -n "${session:-}" ] || die "The source's report names no session."
+  left+=$(find /run /dev/shm "${XDG_RUNTIME_DIR:-/dev/shm}" -maxdepth 3 -name "*$session*" \
+    2>/dev/null || true)
   if [ -n "$namespaces" ]; then left+=$(ip netns list | grep -E "pc(src|dst)$tag" || true); fi
   [ -z "${left_processes:-}" ] || left+=" processes $left_processes"
   [ -z "$left" ] || die "Left behind: $left"

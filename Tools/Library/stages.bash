@@ -67,10 +67,10 @@ count_tests() {
   local log=$1 status=$2 passed failed skipped
   read -r passed failed skipped < <(awk '
     # "Test run with" is the sum, and "Test case" one argument of a test that is counted itself.
-    / Test run with / || / Test case / { next }
-    /^[^A-Za-z0-9]+ Test .* passed after / { passed++; next }
-    /^[^A-Za-z0-9]+ Test .* failed after / { failed++; next }
-    /^[^A-Za-z0-9]+ Test .* skipped/ { skipped++; next }
+    / Test run with / || / Test case / || / started\.$/ { next }
+    /^[^A-Za-z0-9]+ Test .* passed after [0-9.]+ seconds/ { passed++; next }
+    /^[^A-Za-z0-9]+ Test .* failed after [0-9.]+ seconds/ { failed++; next }
+    /^[^A-Za-z0-9]+ Test .* skipped(: "|\.?$)/ { skipped++; next }
     /^Test Case .* passed \(/ { passed++; next }
     /^Test Case .* failed \(/ { failed++; next }
     /^Test Case .* skipped \(/ { skipped++; next }
@@ -97,11 +97,13 @@ must_have_run() {
 }
 
 print_stages() {
+  local reasons
   printf '\n%-18s %8s\n' stage time
   printf '%s\n' "${stage_table[@]}"
-  if grep -hE '^[^A-Za-z0-9]+ Test .* skipped' "$stage_logs"/*.log >/dev/null 2>&1; then
-    printf '\nSkipped, with the tests'"'"' own reasons:\n'
-    { grep -hE '^[^A-Za-z0-9]+ Test .* skipped|^check skipped: ' "$stage_logs"/*.log || true; } |
-      sort | uniq -c | head -n 40
+  # A test's own line, or the demo's.
+  reasons=$(grep -hE '^[^A-Za-z0-9]+ Test .* skipped(: |\.?$)|^check skipped: ' \
+    "$stage_logs"/*.log 2>/dev/null | sort | uniq -c | head -n 40 || true)
+  if [ -n "$reasons" ]; then
+    printf '\nSkipped, with the reasons:\n%s\n' "$reasons"
   fi
 }

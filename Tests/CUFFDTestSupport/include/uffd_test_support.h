@@ -15,6 +15,8 @@ int uffdtest_try_store(uint64_t address, uint64_t value);
 /// Forks a child that loads the 8 bytes at an address and exits with 0 if they are `expected`,
 /// else with 1. Its process id, or -1.
 pid_t uffdtest_fork_expecting(uint64_t address, uint64_t expected);
+/// The same with a store of `value`, which the child then loads again.
+pid_t uffdtest_fork_storing(uint64_t address, uint64_t value);
 /// Forks a child that maps the file by itself, and exits with the byte at `offset` of it.
 pid_t uffdtest_fork_reading_file(int fd, uint64_t byte_count, uint64_t offset);
 /// Forks a child that waits to be killed.
@@ -31,6 +33,8 @@ int uffdtest_copy_raw(
 int uffdtest_limited_tmpfs_file(const char *size);
 /// A userfaultfd by the bare system call with those flags, its handshake done. Or -1.
 int uffdtest_blocking_userfaultfd(void);
+/// mremap(2) to a fixed place: 0, or errno.
+int uffdtest_move_mapping(uint64_t source, uint64_t byte_count, uint64_t target);
 /// A memory file. Or -1.
 int uffdtest_memory_file(uint64_t byte_count, int is_hugetlb);
 

@@ -80,7 +80,8 @@ final class VcpuGate: Sendable {
     self.interrupt = interrupt
     state = Monitor(
       State(
-        isParked: .init(repeating: false, count: vcpuCount),
+        // A thread that has not come so far is as far from the guest as a parked one.
+        isParked: .init(repeating: true, count: vcpuCount),
         hasLeft: .init(repeating: false, count: vcpuCount),
         isFinished: .init(repeating: false, count: vcpuCount),
         threadIDs: .init(repeating: nil, count: vcpuCount)))

@@ -36,7 +36,7 @@ struct CommandLines: Sendable {
       ]
     case .engine:
       return [
-        "\(binaries)/page-server", "send", "--memory", "file:\(memoryPath)", "--vmm", "none",
+        "\(binaries)/page-server", "send", "--memory", "snapshot:\(memoryPath)", "--vmm", "none",
         "--listen", address, "--mode", experiment == .bulk ? "quick" : "post-copy",
         "--prefetch", experiment == .idle ? "none" : "linear",
       ] + shared(stateDirectory: "source-state")

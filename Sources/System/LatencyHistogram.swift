@@ -1,9 +1,9 @@
 /// How often each latency was seen.
 ///
 /// Each power of two is cut into 16 buckets, so a bucket is at most 1/16 as wide as what it counts:
-/// a percentile, interpolated inside its bucket, is wrong by less than 6.25 %, and by less than 16
-/// ticks' width below 16 ns. The unit is the *tick*, 1/1024 µs, so that the borders of the powers of
-/// two fall on whole powers of two of microseconds. What exceeds 2^41 ticks (36 min) counts as that.
+/// a percentile, interpolated inside its bucket, is wrong by less than 6.25 %; below 16 ticks by
+/// less than a tick. The unit is the *tick*, 1/1024 µs, so that the borders of the powers of two
+/// fall on whole powers of two of microseconds. What exceeds 2^41 ticks (36 min) counts as that.
 public struct LatencyHistogram: Hashable, Sendable {
   /// Buckets of one power of two: 2^4.
   @usableFromInline static let subBucketShift = 4

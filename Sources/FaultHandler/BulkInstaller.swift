@@ -1,0 +1,225 @@
+internal import Codec
+internal import Pages
+internal import System
+internal import UFFD
+internal import Uring
+internal import Wire
+
+/// What the thread of one bulk connection does: it receives frames into a small buffer that stays
+/// in the cache, and installs their pages from there.
+///
+/// One receive brings a payload and, if it is there already, the next header; it never waits for a
+/// header that may not come.
+struct BulkInstaller: ~Copyable {
+  /// Bytes of pushed pages that the source may have under way on one connection: above the product
+  /// of a fast link's rate and round trip (10 Gbit/s and 3 ms), little enough to bound what is lost
+  /// with the connection.
+  static let windowByteCount: UInt64 = 4 << 20
+  /// How much is installed between two grants: four of them keep a window from running dry.
+  private static let grantByteCount = windowByteCount / 4
+  private let plane: PlaneParts
+  private let connection: Connection
+  private let position: Int
+  private var buffer: TransferBuffer
+  /// Bytes received and not handled: they start at 0.
+  private var filled = 0
+  private var installedByteCount: UInt64 = 0
+  private var grantedByteCount: UInt64 = 0
+  private var deviceState: [UInt8] = []
+  private var hasDeviceState = false
+  private var hasFinishedPush = false
+
+  init(
+    plane: PlaneParts, connection: Connection, position: Int
+  ) throws(SystemError) {
+    self.plane = plane
+    self.connection = connection
+    self.position = position
+    let hasHugePages = plane.installer.layout.regions.contains { $0.pageSize == .huge }
+    let payload =
+      hasHugePages
+      ? WireLimits.maximumPagePayloadByteCount : WireLimits.maximumControlPayloadByteCount
+    buffer = try TransferBuffer(byteCount: payload + 2 * WireLimits.headerByteCount)
+  }
+
+  /// Runs until the connection ends, at the latest when it is shut down here.
+  mutating func run() {
+    do throws(ConnectionError) {
+      try grant()
+      while !plane.inbox.isEnding {
+        try receive(atLeast: WireLimits.headerByteCount)
+        let header: FrameHeader
+        switch admit() {
+        case .success(let admitted): header = admitted
+        case .failure(let violation): return give(up: violation)
+        }
+        try receive(atLeast: header.frameByteCount)
+        if let violation = handle(header) { return give(up: violation) }
+        buffer.move(header.frameByteCount..<filled, to: 0)
+        filled -= header.frameByteCount
+        if installedByteCount + Self.windowByteCount >= grantedByteCount + Self.grantByteCount {
+          try grant()
+        }
+      }
+    } catch {
+      plane.events.sayOnce(
+        .link(.bulk, position), .linkLost(.bulk, position: position, error))
+    }
+  }
+
+  private func give(up violation: ProtocolViolation) {
+    plane.events.sayOnce(
+      .link(.bulk, position), .protocolViolation(.bulk, position: position, violation))
+    connection.shutdown()
+  }
+
+  /// Lets the source send what was installed since, once more.
+  private mutating func grant() throws(ConnectionError) {
+    grantedByteCount = installedByteCount + Self.windowByteCount
+    let frame = Credit.encodedFrame(
+      total: ByteCount(rawValue: grantedByteCount), session: plane.session)
+    // Forty bytes for each MiB that came: the peer's buffer never fills with them.
+    try connection.send(frame.rawBytes)
+  }
+
+  /// Receives until `byteCount` bytes are there; the next header may come along.
+  private mutating func receive(atLeast byteCount: Int) throws(ConnectionError) {
+    // Behind a header alone nothing more is taken: how long its payload is, it has to tell first.
+    let isHeader = byteCount == WireLimits.headerByteCount
+    let limit = isHeader ? byteCount : byteCount + WireLimits.headerByteCount
+    let connection = connection
+    while filled < byteCount {
+      let start = filled
+      var room = buffer.mutableBytes(start..<limit)
+      let count = try connection.receive(into: &room)
+      filled = start + count
+    }
+  }
+
+  private func admit() -> Result<FrameHeader, ProtocolViolation> {
+    do throws(WireError) {
+      return .success(try plane.bulkGate.admit(buffer.bytes(0..<filled)))
+    } catch {
+      return .failure(.frame(error))
+    }
+  }
+
+  /// Handles a whole frame; what is wrong with it, if something is.
+  private mutating func handle(_ header: FrameHeader) -> ProtocolViolation? {
+    let payload = WireLimits.headerByteCount..<header.frameByteCount
+    do throws(WireError) {
+      try header.verify(payload: buffer.bytes(payload))
+      switch header.type {
+      case .pages:
+        install(header.run, payload)
+        if !header.flags.contains(.demanded) {
+          installedByteCount += UInt64(header.payloadByteCount)
+        }
+      case .zeroPages: zero(header.run)
+      case .poisonedPages: poison(header.run)
+      case .zeroMap: try applyZeroMap(payload)
+      case .pushFinished:
+        if !hasFinishedPush { plane.notePushFinished() }
+        hasFinishedPush = true
+      case .deviceState:
+        return appendDeviceState(payload, isLast: header.flags.contains(.last))
+      default:
+        // The gate lets nothing else through on this connection but a refusal.
+        return .frame(.misplaced(header.type, from: .source, on: .bulk))
+      }
+      return nil
+    } catch {
+      return .frame(error)
+    }
+  }
+
+  private mutating func appendDeviceState(
+    _ payload: Range<Int>, isLast: Bool
+  ) -> ProtocolViolation? {
+    guard !hasDeviceState else { return .deviceStateRepeated }
+    guard deviceState.count + payload.count <= WireLimits.maximumDeviceStateByteCount else {
+      return .deviceStateTooLong
+    }
+    buffer.append(payload, to: &deviceState)
+    guard isLast else { return nil }
+    hasDeviceState = true
+    plane.events.sayOnce(.deviceState, .deviceState(deviceState))
+    deviceState = []
+    return nil
+  }
+
+  private func applyZeroMap(_ payload: Range<Int>) throws(WireError) {
+    let count = try ZeroMap.runCount(in: buffer.bytes(payload))
+    for entry in 0..<count {
+      zero(
+        try ZeroMap.run(at: entry, in: buffer.bytes(payload), of: plane.installer.layout))
+    }
+  }
+
+  // MARK: Fills
+
+  private func install(_ run: PageRun, _ payload: Range<Int>) {
+    let pages = plane.installer.layout.flatRange(of: run)
+    let shift = plane.installer.map.entry(of: run.region).region.pageSize.shift
+    var remaining = pages
+    var backoff = Backoff()
+    repeat {
+      // The pages in front are done; their bytes lie in front too.
+      let offset = (remaining.lowerBound - pages.lowerBound) << shift
+      do throws(UFFDError) {
+        let progress = try plane.installer.install(
+          remaining, from: buffer.bytes(payload.lowerBound + offset..<payload.upperBound), .push)
+        guard goOn(progress, &remaining, &backoff) else { return }
+      } catch {
+        plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+        return
+      }
+    } while true
+  }
+
+  private func zero(_ run: PageRun) {
+    var remaining = plane.installer.layout.flatRange(of: run)
+    var backoff = Backoff()
+    repeat {
+      do throws(UFFDError) {
+        let progress = try plane.installer.zeroArrived(remaining)
+        guard goOn(progress, &remaining, &backoff) else { return }
+      } catch {
+        plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+        return
+      }
+    } while true
+  }
+
+  private func poison(_ run: PageRun) {
+    var remaining = plane.installer.layout.flatRange(of: run)
+    var backoff = Backoff()
+    repeat {
+      do throws(UFFDError) {
+        let progress = try plane.installer.poisonArrived(remaining)
+        guard goOn(progress, &remaining, &backoff) else { return }
+      } catch {
+        plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+        return
+      }
+    } while true
+  }
+
+  /// Judges one step of a fill; true when another step is due.
+  private func goOn(
+    _ progress: FillProgress, _ remaining: inout Range<Int>, _ backoff: inout Backoff
+  ) -> Bool {
+    remaining = progress.remaining
+    let isGivenUp = plane.report(progress)
+    switch progress.obstacle {
+    case nil: return !remaining.isEmpty
+    case .retry, .outOfMemory:
+      // Retry: the fault thread reads the event that is in the way, and its thread then needs a
+      // moment. Out of memory: the page is kept here until there is some; without credit the
+      // source soon stops pushing.
+      backoff.pause()
+      return !plane.inbox.isEnding
+    case .gone, .noMapping, .noPoison: return !isGivenUp
+    }
+  }
+}

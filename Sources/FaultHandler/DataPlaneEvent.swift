@@ -1,0 +1,149 @@
+public import Pages
+public import System
+public import UFFD
+public import Uring
+public import Wire
+
+/// What the data plane tells the session. Everything that is not about the peer is said once.
+public enum DataPlaneEvent: Sendable {
+  /// The source said something on the urgent connection.
+  case control(ControlMessage)
+  /// The VM's device state is here, whole.
+  case deviceState([UInt8])
+  /// Every bulk connection has brought all that its side had to push.
+  case pushFinished
+  /// No page is missing or asked for any more.
+  case allResident
+  /// A connection ended. `position` counts the bulk connections; 0 for the urgent one.
+  case linkLost(ConnectionRole, position: Int, ConnectionError)
+  /// The peer broke the protocol; the connection was shut down.
+  case protocolViolation(ConnectionRole, position: Int, ProtocolViolation)
+  /// The VMM's process is gone.
+  case vmmGone
+  /// This host has no memory for a page. The page stays missing and its waiter waits; when there is
+  /// memory again, `DestinationDataPlane.retryAfterMemoryPressure` goes on.
+  case memoryPressure(PageRun)
+  /// Pages could not be installed because the VMM's mapping is not what it was. Fatal for the VM:
+  /// the guest keeps waiting.
+  case mappingLost(PageRun)
+  /// Somebody waits at an address that belongs to no region, and will go on waiting.
+  case faultOutsideRegions(HostAddress)
+  /// The VMM's address space changed. `unmap` is harmless: those pages are not needed any more.
+  /// `remap`: the pages are not where they were told to be, and pages that are still missing cannot
+  /// be installed. `fork`: the child shares the memory, its own missing pages are never served, and
+  /// it waits there for ever.
+  case addressSpaceChanged(UserfaultEvent)
+  /// The page was poisoned at the source and this kernel cannot do the same (before 6.6): whoever
+  /// touches it waits.
+  case poisonNotSupported(PageID)
+  /// The kernel answered what has no meaning here. Pages may stay missing; the guest waits.
+  case userfaultFailed(UFFDError)
+  /// The fault thread cannot go on.
+  case ringFailed(RingError)
+}
+
+/// What a peer did wrong.
+public enum ProtocolViolation: Error, Hashable, Sendable, CustomStringConvertible {
+  /// A frame that is not allowed, or does not mean anything.
+  case frame(WireError)
+  /// More control messages than `DataPlaneEvents.maximumControlMessageCount` wait to be handled.
+  case tooManyControlMessages
+  /// The pieces of the device state are longer together than `WireLimits` allow.
+  case deviceStateTooLong
+  /// More device state came behind its last piece.
+  case deviceStateRepeated
+
+  /// One sentence for an operator.
+  public var description: String {
+    switch self {
+    case .frame(let error): error.description
+    case .tooManyControlMessages: "the peer sent control messages faster than they can be handled"
+    case .deviceStateTooLong:
+      "the device state is longer than \(WireLimits.maximumDeviceStateByteCount) bytes"
+    case .deviceStateRepeated: "device state came again after its last piece"
+    }
+  }
+}
+
+/// The data plane's events, from its threads to the one that runs the session.
+public final class DataPlaneEvents: Sendable {
+  /// Control messages that may wait: a hand-over has a dozen, the rest are pings.
+  public static let maximumControlMessageCount = 256
+  /// Events of one kind that may repeat (faults outside, changes), after which they are dropped.
+  static let maximumRepeatCount = 16
+  /// Above the sum of all that can wait: control messages, two events for each connection, and
+  /// those that are said once or a few times.
+  private static let capacity = 512
+
+  private let mailbox: Mailbox<DataPlaneEvent>
+  private let counts: Lock<Counts>
+
+  private struct Counts {
+    var waitingControlMessages = 0
+    var said: Set<Kind> = []
+    var repeats = 0
+  }
+
+  /// Events that are said once.
+  enum Kind: Hashable, Sendable {
+    case pushFinished, allResident, vmmGone, memoryPressure, mappingLost, poisonNotSupported
+    case userfaultFailed, ringFailed, deviceState
+    case link(ConnectionRole, Int)
+  }
+
+  init() throws(SystemError) {
+    mailbox = try Mailbox(capacity: Self.capacity)
+    counts = Lock(Counts())
+  }
+
+  /// Signalled while events wait.
+  public var readiness: WakeEvent { mailbox.readiness }
+
+  /// The oldest event; nil when there is none. For the session's thread alone.
+  public func take() -> DataPlaneEvent? { noteTaken(mailbox.take()) }
+
+  /// Waits for an event; nil when the deadline came first.
+  public func receive(until deadline: Instant? = nil) -> DataPlaneEvent? {
+    noteTaken(mailbox.receive(until: deadline))
+  }
+
+  private func noteTaken(_ event: DataPlaneEvent?) -> DataPlaneEvent? {
+    if case .control = event { counts.withLock { $0.waitingControlMessages -= 1 } }
+    return event
+  }
+
+  /// Says something unless it was said before.
+  func sayOnce(_ kind: Kind, _ event: DataPlaneEvent) {
+    guard counts.withLock({ $0.said.insert(kind).inserted }) else { return }
+    post(event)
+  }
+
+  func hasSaid(_ kind: Kind) -> Bool { counts.withLock { $0.said.contains(kind) } }
+
+  /// Lets an event of that kind be said again.
+  func forget(_ kind: Kind) { counts.withLock { _ = $0.said.remove(kind) } }
+
+  /// Says something that may happen again and again, up to a bound: the first ones tell it all.
+  func sayAFewTimes(_ event: DataPlaneEvent) {
+    let isWorthSaying = counts.withLock { counts in
+      counts.repeats += 1
+      return counts.repeats <= Self.maximumRepeatCount
+    }
+    if isWorthSaying { post(event) }
+  }
+
+  /// False when too many wait already.
+  func say(_ message: ControlMessage) -> Bool {
+    let fits = counts.withLock { counts in
+      guard counts.waitingControlMessages < Self.maximumControlMessageCount else { return false }
+      counts.waitingControlMessages += 1
+      return true
+    }
+    if fits { post(.control(message)) }
+    return fits
+  }
+
+  private func post(_ event: DataPlaneEvent) {
+    invariant(mailbox.post(event), "the events' mailbox has room for all that can be said")
+  }
+}

@@ -1,0 +1,93 @@
+internal import Pages
+internal import System
+internal import UFFD
+internal import Uring
+internal import Wire
+
+extension FaultLoop {
+  /// Handles every whole frame that has come on the urgent connection.
+  mutating func handleFrames() throws(RingError) {
+    do throws(ProtocolViolation) {
+      while isLinkUp, let header = try inbound.nextFrame(ring) {
+        try handle(header, payload: inbound.payload(of: header))
+        inbound.drop(header)
+      }
+      inbound.makeRoom(&ring)
+    } catch {
+      plane.events.sayOnce(
+        .link(.urgent, 0), .protocolViolation(.urgent, position: 0, error))
+      isLinkUp = false
+      outbox.clear()
+      plane.urgent.shutdown()
+    }
+  }
+
+  private mutating func handle(
+    _ header: FrameHeader, payload: Range<Int>
+  ) throws(ProtocolViolation) {
+    switch header.type {
+    case .pages: install(header.run, payload)
+    case .zeroPages: zero(header.run)
+    case .poisonedPages: poison(header.run)
+    default:
+      // The gate lets nothing else through on this connection but control messages and refusals.
+      guard header.type.isControlMessage else {
+        throw .frame(.misplaced(header.type, from: .source, on: .urgent))
+      }
+      let message: ControlMessage
+      do throws(WireError) {
+        message = try ControlMessage(decoding: ring.bytes(payload), of: header.type)
+      } catch {
+        throw .frame(error)
+      }
+      guard plane.events.say(message) else { throw .tooManyControlMessages }
+    }
+  }
+
+  private mutating func install(_ run: PageRun, _ payload: Range<Int>) {
+    let pages = plane.installer.layout.flatRange(of: run)
+    let shift = plane.installer.map.entry(of: run.region).region.pageSize.shift
+    var remaining = pages
+    var backoff = Backoff()
+    repeat {
+      // The pages in front are done; their bytes lie in front too.
+      let offset = (remaining.lowerBound - pages.lowerBound) << shift
+      do throws(UFFDError) {
+        let progress = try plane.installer.install(
+          remaining, from: ring.bytes(payload.lowerBound + offset..<payload.upperBound), .demand)
+        guard goOn(progress, &remaining, &backoff) else { return }
+      } catch {
+        plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+        return
+      }
+    } while true
+  }
+
+  private mutating func zero(_ run: PageRun) {
+    var remaining = plane.installer.layout.flatRange(of: run)
+    var backoff = Backoff()
+    repeat {
+      do throws(UFFDError) {
+        let progress = try plane.installer.zeroArrived(remaining)
+        guard goOn(progress, &remaining, &backoff) else { return }
+      } catch {
+        plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+        return
+      }
+    } while true
+  }
+
+  private mutating func poison(_ run: PageRun) {
+    var remaining = plane.installer.layout.flatRange(of: run)
+    var backoff = Backoff()
+    repeat {
+      do throws(UFFDError) {
+        let progress = try plane.installer.poisonArrived(remaining)
+        guard goOn(progress, &remaining, &backoff) else { return }
+      } catch {
+        plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+        return
+      }
+    } while true
+  }
+}

@@ -1,0 +1,192 @@
+internal import Pages
+internal import System
+internal import UFFD
+internal import Uring
+internal import Wire
+
+/// What the fault thread does: it waits for faults, for answers on the urgent connection and for
+/// what the session wants, all in one system call a round.
+///
+/// A fault's way here: `io_uring_enter` returns with the userfaultfd readable → read + mark → the
+/// request goes out with the next `io_uring_enter`, which waits for the answer → COPY, which wakes.
+/// Nothing on it allocates, logs, or takes a lock that a faulting thread could hold.
+struct FaultLoop: ~Copyable {
+  /// The ring's tags.
+  enum Tag {
+    static let faults = RingTag(rawValue: 1)
+    static let urgent = RingTag(rawValue: 2)
+    static let inbox = RingTag(rawValue: 3)
+    static let process = RingTag(rawValue: 4)
+  }
+
+  var ring: Ring
+  let plane: PlaneParts
+  var messages = UserfaultMessageBuffer()
+  var batch = FaultBatch()
+  /// Pages to be filled here. Its room is allocated once.
+  var pendingFills: [Int] = []
+  /// More faults than this read before one could be answered: the rest is woken and faults anew.
+  static let maximumPendingFillCount = 1024
+
+  var outbox = RequestOutbox()
+  var inbound: UrgentInbound
+  var isLinkUp = true
+  var requestSequence: UInt32 = 0
+  /// Requests did not fit or had no link: when there is room again, all are repeated.
+  var hasUnsentRequests = false
+
+  private var answersFaults = false
+  private var isPollingFaults = false
+  private var isPollingInbox = false
+  private var isPollingProcess = false
+  private var isProcessGone = false
+  /// Where the repetition of requests, and the search for missing pages, have come; nil: none runs.
+  var repeatPosition: Int?
+  var sweepPosition: Int?
+  /// The session wants the thread to end: what it still has to say goes first, unless the link is
+  /// down or takes no more.
+  private var isStopping = false
+  private var isOver = false
+
+  init(ring: consuming Ring, plane: PlaneParts) {
+    self.ring = ring
+    self.plane = plane
+    inbound = UrgentInbound(plane: plane)
+    pendingFills.reserveCapacity(Self.maximumPendingFillCount)
+  }
+
+  /// Runs until the session wants the thread to end.
+  mutating func run() {
+    do throws(RingError) {
+      try ring.activate()
+      var completions = CompletionBatch()
+      while !isOver {
+        try queueOperations()
+        try ring.submitAndWait(for: hasMoreToAsk || isStopping ? 0 : 1)
+        ring.reap(into: &completions)
+        outbox.noteSubmitted(isTaken: ring.unsubmittedCount == 0)
+        for position in 0..<completions.count { try handle(completions[position]) }
+        outbox.settle()
+        try handleWishes()
+        advanceSweeps()
+        if isStopping, !isLinkUp || outbox.isEmpty || outbox.isBlocked { isOver = true }
+      }
+      try ring.cancelAll()
+    } catch {
+      plane.events.sayOnce(.ringFailed, .ringFailed(error))
+      // Should this fail too, the ring stops the process when it goes: the kernel may still write
+      // into its memory. The guest then waits, since the VMM keeps the userfaultfd open.
+      _ = try? ring.cancelAll()
+    }
+  }
+
+  /// Whether a sweep can go on without waiting for anything.
+  private var hasMoreToAsk: Bool {
+    guard isLinkUp, outbox.hasRoomForRequests, !outbox.isBlocked else { return false }
+    if repeatPosition != nil { return true }
+    return sweepPosition != nil && plane.installer.requestedPageCount < plane.sweepWindowPageCount
+  }
+
+  private mutating func queueOperations() throws(RingError) {
+    if answersFaults, !isPollingFaults {
+      try ring.poll(plane.userfault.rawValue, tag: Tag.faults)
+      isPollingFaults = true
+    }
+    // While the outbox is full, messages wait in the inbox; the peer's reading or its end makes
+    // room.
+    if !isPollingInbox, outbox.hasRoomForMessage || !isLinkUp {
+      try ring.poll(plane.inbox.readiness.rawValue, tag: Tag.inbox)
+      isPollingInbox = true
+    }
+    if !isPollingProcess, !isProcessGone, let process = plane.processDescriptor {
+      try ring.poll(process, tag: Tag.process)
+      isPollingProcess = true
+    }
+    if isLinkUp {
+      try inbound.queueReceive(&ring, plane.urgent.rawDescriptor)
+      try outbox.queueSend(&ring, plane.urgent.rawDescriptor)
+    }
+  }
+
+  private mutating func handle(_ completion: Completion) throws(RingError) {
+    switch completion {
+    case .ready(Tag.faults, _):
+      isPollingFaults = false
+      try readFaults()
+    case .ready(Tag.inbox, _): isPollingInbox = false
+    case .ready(Tag.process, _):
+      isPollingProcess = false
+      isProcessGone = true
+      plane.events.sayOnce(.vmmGone, .vmmGone)
+    case .ready: outbox.noteWritable()
+    case .received(_, let byteCount):
+      inbound.noteReceived(byteCount)
+      try handleFrames()
+    case .endOfStream:
+      inbound.noteReceived(0)
+      loseLink(plane.urgentError("recv", result: 0))
+    case .sendFellShort(_, let byteCount): outbox.noteShort(byteCount)
+    case .connectionLost(let tag, let errno), .failed(let tag, let errno):
+      // Polling fails only for a descriptor that is no descriptor: a bug of ours.
+      invariant(
+        tag == Tag.urgent || tag == RequestOutbox.tag, "the ring polls descriptors that are open")
+      if tag == Tag.urgent { inbound.noteReceived(0) } else { outbox.noteShort(0) }
+      loseLink(
+        plane.urgentError(tag == Tag.urgent ? "recv" : "send", result: -errno.rawValue))
+    case .cancelled: break
+    }
+  }
+
+  /// From here on no request goes out; removals are still read, zeros and wakes still given.
+  mutating func loseLink(_ error: ConnectionError) {
+    guard isLinkUp else { return }
+    isLinkUp = false
+    outbox.clear()
+    plane.events.sayOnce(.link(.urgent, 0), .linkLost(.urgent, position: 0, error))
+  }
+
+  // MARK: What the session wants
+
+  private mutating func handleWishes() throws(RingError) {
+    guard !isPollingInbox else { return }
+    while isLinkUp, outbox.hasRoomForMessage, let message = plane.inbox.takeMessage() {
+      outbox.append(message.encodedFrame(session: plane.session), to: &ring)
+    }
+    if !isLinkUp { while plane.inbox.takeMessage() != nil {} }
+    let wishes = plane.inbox.takeWishes()
+    if wishes.contains(.startFaults) { answersFaults = true }
+    if wishes.contains(.sweepMissing) { sweepPosition = 0 }
+    if wishes.contains(.repeatRequests) { repeatEverything() }
+    if wishes.contains(.unregister) { unregister() }
+    if wishes.contains(.stop) { isStopping = true }
+  }
+
+  /// Asks again for all that was asked for, and lets everybody who waits fault again: whoever waits
+  /// for zeros or poison is known nowhere else.
+  private mutating func repeatEverything() {
+    repeatPosition = 0
+    do throws(UFFDError) {
+      try plane.installer.wakeEverybody()
+    } catch {
+      plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+    }
+  }
+
+  /// Unregisters, then goes on reading until no thread of the VMM waits in an madvise any more: it
+  /// would wait for ever, since the VMM keeps the descriptor open and nobody reads it.
+  private mutating func unregister() {
+    do throws(UFFDError) {
+      guard try plane.installer.unregister() else { return }
+      plane.noteUnregistered()
+      var backoff = Backoff()
+      repeat {
+        while try plane.installer.readMessages(into: &messages, batch: &batch) > 0 {}
+        guard plane.installer.hasEventsUnderWay() else { return }
+        backoff.pause()
+      } while true
+    } catch {
+      // The VMM is gone, or its ranges are: nothing of it waits for us.
+      plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+    }
+  }
+}

@@ -1,0 +1,191 @@
+internal import Migration
+internal import Pages
+internal import System
+internal import UFFD
+internal import Wire
+
+/// Why a fill did not get to its end.
+enum FillObstacle: Hashable, Sendable {
+  /// An event is unread, or its thread not yet past it: read the messages, then try again.
+  case retry
+  /// No memory for the page. It stays missing; nothing may stand in for it.
+  case outOfMemory
+  /// The VMM is gone.
+  case gone
+  /// The VMM's mapping is not what it was.
+  case noMapping
+  /// The kernel cannot poison pages.
+  case noPoison
+}
+
+/// Where a fill stands.
+struct FillProgress: Sendable {
+  /// Pages that it has not dealt with.
+  var remaining: Range<Int>
+  /// What is in its way; nil when it is done.
+  var obstacle: FillObstacle?
+  /// Whether nothing is awaited from the source any more. True for one fill only.
+  var completesImage = false
+}
+
+/// Where pages come from.
+enum PageOrigin: Hashable, Sendable { case demand, push }
+
+/// The only place that changes the VMM's memory and what we know of it.
+///
+/// Every check + fill + mark, and every read of messages + mark, happens under one lock, the *fill
+/// lock*: reading a REMOVE lets the guest's madvise go on, and a fill that was decided before must
+/// not come after (kernel fact 6). No hold is longer than a read of 64 messages, one fill of 64 KiB
+/// or of one huge page, or a look at `scanPageCount` states.
+final class PageInstaller: Sendable {
+  /// Bounds the states looked at in one hold of the lock: some tens of microseconds.
+  static let scanPageCount = 16_384
+
+  let map: HostRegionMap
+  let layout: ImageLayout
+  let userfault: UserfaultHandle
+  /// One huge page of zeros where the image has huge pages: they have no ZEROPAGE.
+  let zeros: [UInt8]
+  let filling: Lock<Filling>
+  private let demandLatency = LatencyRecorder()
+
+  /// What the fill lock guards.
+  struct Filling {
+    var ledger: PageLedger<MappedPageStates>
+    var demands = DemandTable()
+    var statistics = DataPlaneStatistics()
+    var hasAnnouncedCompletion = false
+    let demandLatency: LatencyRecorder
+
+    mutating func installed(_ pages: Range<Int>) {
+      ledger.installed(pages)
+      settleDemands(pages)
+    }
+
+    mutating func settleDemands(_ pages: Range<Int>) {
+      guard demands.count > 0 else { return }
+      for page in pages {
+        guard let asked = demands.remove(page) else { continue }
+        let latency = MonotonicClock.now().nanoseconds(since: asked)
+        demandLatency.record(nanoseconds: latency)
+      }
+    }
+
+    /// True once, when the last awaited page was settled.
+    mutating func announcesCompletion() -> Bool {
+      guard ledger.isComplete, !hasAnnouncedCompletion else { return false }
+      hasAnnouncedCompletion = true
+      return true
+    }
+  }
+
+  init(
+    document: AttachDocument, kinds: [MemoryKind], userfault: UserfaultHandle,
+    ledger: sending PageLedger<MappedPageStates>
+  ) {
+    map = HostRegionMap(document, kinds: kinds)
+    layout = document.layout
+    self.userfault = userfault
+    let hasHugePages = document.layout.regions.contains { $0.pageSize == .huge }
+    zeros = [UInt8](repeating: 0, count: hasHugePages ? PageSize.huge.byteCount : 0)
+    filling = Lock(Filling(ledger: ledger, demandLatency: demandLatency))
+  }
+
+  /// A consistent copy of the counters.
+  func statistics() -> DataPlaneStatistics {
+    var statistics = filling.withLock { filling in
+      var statistics = filling.statistics
+      statistics.pageCountByState = PageState.allCases.map { filling.ledger.count(of: $0) }
+      return statistics
+    }
+    statistics.demandLatency = demandLatency.histogram()
+    return statistics
+  }
+
+  /// Whether no page is missing or asked for.
+  var isComplete: Bool { filling.withLock { $0.ledger.isComplete } }
+
+  /// The state of a page by its flat index.
+  func state(ofPage page: Int) -> PageState { filling.withLock { $0.ledger[page] } }
+
+  /// Pages that are missing or asked for.
+  var awaitedPageCount: Int {
+    filling.withLock { $0.ledger.count(of: .missing) + $0.ledger.count(of: .requested) }
+  }
+
+  /// Lets every waiter of every region try again.
+  func wakeEverybody() throws(UFFDError) {
+    for entry in map.entries { try userfault.wake(entry.range) }
+  }
+
+  /// Lets those who wait for one page try again.
+  func wake(_ page: Int) throws(UFFDError) {
+    try userfault.wake(map.entry(holding: page).hostRange(page..<page + 1))
+  }
+
+  // MARK: Sweeps
+
+  /// What a sweep looks for.
+  enum SweepTarget: Hashable, Sendable {
+    /// Pages that nobody asked for and no push brought. They count as asked for from now on.
+    case missing
+    /// Pages that were asked for, to be asked for again.
+    case requested
+  }
+
+  /// The next run of such pages at or after `position`, no more than one request may name.
+  /// `position` moves behind it, or behind what was looked at in vain; at the image's end it stays.
+  func nextRun(_ target: SweepTarget, from position: inout Int) -> PageRun? {
+    filling.withLock { filling in
+      let end = min(position + Self.scanPageCount, filling.ledger.pageCount)
+      let found =
+        switch target {
+        case .missing: filling.ledger.nextRun(of: .missing, in: position..<end)
+        case .requested: filling.ledger.nextRequestedRun(in: position..<end)
+        }
+      guard let found else {
+        position = end
+        return nil
+      }
+      let entry = map.entry(holding: found.lowerBound)
+      let limit = Int(WireLimits.maximumRunPageCount(of: entry.region.pageSize).rawValue)
+      let last = min(
+        found.upperBound, entry.flatRange.upperBound, found.lowerBound + limit)
+      let run = found.lowerBound..<last
+      if target == .missing {
+        for page in run { _ = filling.ledger.fault(at: page) }
+        filling.statistics.sweptPageCount += UInt64(run.count)
+      }
+      position = last
+      return PageRun(
+        region: entry.region.index, start: PageIndex(run.lowerBound - entry.firstFlatIndex),
+        count: PageCount(run.count))
+    }
+  }
+
+  /// How many pages are asked for and not here.
+  var requestedPageCount: Int { filling.withLock { $0.ledger.count(of: .requested) } }
+
+  // MARK: The end
+
+  /// Unregisters every region: the kernel answers their faults from now on, with zeros where
+  /// nothing is. False, and nothing done, while a page is awaited.
+  func unregister() throws(UFFDError) -> Bool {
+    try filling.withLock { filling throws(UFFDError) in
+      guard filling.ledger.isComplete else { return false }
+      for entry in map.entries { try userfault.unregister(entry.range) }
+      return true
+    }
+  }
+
+  /// Whether a REMOVE or another event is still on its way to us; asked after `unregister`. The
+  /// kernel answers EAGAIN before it looks at anything else, and here nothing can be filled any
+  /// more.
+  func hasEventsUnderWay() -> Bool {
+    filling.withLock { _ in
+      let entry = map.entries[0]
+      let probe = entry.hostRange(entry.firstFlatIndex..<entry.firstFlatIndex + 1)
+      return (try? userfault.zero(probe)) == .retry
+    }
+  }
+}

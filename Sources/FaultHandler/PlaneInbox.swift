@@ -1,0 +1,65 @@
+internal import Synchronization
+internal import System
+internal import Wire
+
+/// What other threads want of the fault thread.
+final class PlaneInbox: Sendable {
+  /// Control messages that may wait to be sent: more than a hand-over has.
+  static let capacity = 128
+
+  private enum Item: Sendable {
+    case message(ControlMessage)
+    /// Look at the wishes.
+    case nudge
+  }
+
+  /// Wishes, as bits: setting one twice is the same as once.
+  struct Wishes: OptionSet, Sendable {
+    let rawValue: UInt32
+    /// Answer faults from now on.
+    static let startFaults = Wishes(rawValue: 1)
+    /// Ask for what no push has brought.
+    static let sweepMissing = Wishes(rawValue: 2)
+    /// Ask again for all that was asked for.
+    static let repeatRequests = Wishes(rawValue: 4)
+    /// Unregister everything and drain the last events; the link goes on.
+    static let unregister = Wishes(rawValue: 8)
+    /// Send what waits and end; leave everything else as it is.
+    static let stop = Wishes(rawValue: 16)
+  }
+
+  private let mailbox: Mailbox<Item>
+  private let wishes = Atomic<UInt32>(0)
+  private let isStopping = Atomic<Bool>(false)
+
+  init() throws(SystemError) { mailbox = try Mailbox(capacity: Self.capacity) }
+
+  /// Signalled while something waits.
+  var readiness: WakeEvent { mailbox.readiness }
+
+  /// False when too many messages wait to be sent already.
+  func post(_ message: ControlMessage) -> Bool { mailbox.post(.message(message)) }
+
+  func post(_ wish: Wishes) {
+    if wish.contains(.stop) { isStopping.store(true, ordering: .releasing) }
+    wishes.bitwiseOr(wish.rawValue, ordering: .releasing)
+    // A full mailbox wakes the thread just as well, and the wishes are looked at afterwards.
+    _ = mailbox.post(.nudge)
+  }
+
+  /// Whether the threads are to end: asked by those that retry something.
+  var isEnding: Bool { isStopping.load(ordering: .acquiring) }
+
+  /// The oldest message to be sent. Nudges are taken out on the way.
+  func takeMessage() -> ControlMessage? {
+    while let item = mailbox.take() {
+      if case .message(let message) = item { return message }
+    }
+    return nil
+  }
+
+  /// All wishes since the last call.
+  func takeWishes() -> Wishes {
+    Wishes(rawValue: wishes.exchange(0, ordering: .acquiringAndReleasing))
+  }
+}

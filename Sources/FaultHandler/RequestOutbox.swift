@@ -1,0 +1,91 @@
+internal import Codec
+internal import Pages
+internal import Uring
+internal import Wire
+
+/// The bytes on their way out on the urgent connection: the first part of the ring's memory.
+///
+/// One send is under way at a time, and ends inside the `io_uring_enter` that submits it; what is
+/// added meanwhile goes out with the next one.
+struct RequestOutbox {
+  static let tag = RingTag(rawValue: 5)
+  /// 2048 requests: more than a VM has faults open.
+  static let byteCount = 65_536
+  /// The largest control frame: a refusal with its reason.
+  private static let maximumMessageByteCount =
+    WireLimits.headerByteCount + 12 + WireLimits.maximumReasonByteCount
+
+  private var start = 0
+  private var end = 0
+  /// Bytes of the send that was queued last; 0 when none is.
+  private var queuedByteCount = 0
+  private var isQueuedTaken = false
+  private var shortByteCount: Int?
+  /// Whether the peer's buffer is full, and the ring waits for room.
+  private(set) var isBlocked = false
+  private var isPolling = false
+
+  var isEmpty: Bool { start == end }
+  var hasRoomForRequests: Bool { Self.byteCount - end >= WireLimits.headerByteCount }
+  var hasRoomForMessage: Bool { Self.byteCount - end >= Self.maximumMessageByteCount }
+
+  mutating func append(_ header: FrameHeader, to ring: inout Ring) {
+    invariant(hasRoomForRequests, "a request is appended where it fits")
+    var bytes = ring.mutableBytes(end..<end + WireLimits.headerByteCount)
+    header.encode(into: &bytes)
+    end += WireLimits.headerByteCount
+  }
+
+  mutating func append(_ frame: [UInt8], to ring: inout Ring) {
+    invariant(Self.byteCount - end >= frame.count, "a message is appended where it fits")
+    ring.store(frame.rawBytes, at: end)
+    end += frame.count
+  }
+
+  /// Queues what is to be sent, or the wait for room.
+  mutating func queueSend(_ ring: inout Ring, _ descriptor: Int32) throws(RingError) {
+    if isBlocked {
+      guard !isPolling else { return }
+      try ring.poll(descriptor, for: .writable, tag: Self.tag)
+      isPolling = true
+    } else if queuedByteCount == 0, !isEmpty {
+      try ring.sendNow(to: descriptor, from: start..<end, tag: Self.tag)
+      queuedByteCount = end - start
+      isQueuedTaken = false
+    }
+  }
+
+  /// After a submit whose completions were reaped.
+  mutating func noteSubmitted(isTaken: Bool) {
+    if queuedByteCount > 0, isTaken { isQueuedTaken = true }
+  }
+
+  mutating func noteShort(_ byteCount: Int) { shortByteCount = byteCount }
+
+  mutating func noteWritable() {
+    isPolling = false
+    isBlocked = false
+  }
+
+  /// After all completions were looked at: what was sent is gone.
+  mutating func settle() {
+    guard queuedByteCount > 0, isQueuedTaken else { return }
+    start += shortByteCount ?? queuedByteCount
+    isBlocked = shortByteCount != nil
+    queuedByteCount = 0
+    shortByteCount = nil
+    if start == end {
+      start = 0
+      end = 0
+    }
+  }
+
+  /// The link is gone, and with it what was to be sent.
+  mutating func clear() {
+    start = 0
+    end = 0
+    queuedByteCount = 0
+    shortByteCount = nil
+    isBlocked = false
+  }
+}

@@ -1,0 +1,92 @@
+internal import Pages
+internal import Uring
+internal import Wire
+
+/// The bytes that come in on the urgent connection: the second part of the ring's memory.
+struct UrgentInbound {
+  /// Room for many answers of small pages at once, little enough to stay in the cache.
+  private static let smallByteCount = 262_144
+
+  /// Where the room starts in the ring's memory, and how much there is.
+  private let base = RequestOutbox.byteCount
+  private let byteCount: Int
+  private let gate: FrameGate
+  private var start = 0
+  private var end = 0
+  private var isReceiving = false
+  /// The frame at `start`, once its header was judged.
+  private var header: FrameHeader?
+
+  init(plane: PlaneParts) {
+    byteCount = Self.byteCount(for: plane.installer.layout)
+    gate = plane.urgentGate
+  }
+
+  /// Two of the largest frames, so that one can be handled while the next comes.
+  static func byteCount(for layout: ImageLayout) -> Int {
+    let hasHugePages = layout.regions.contains { $0.pageSize == .huge }
+    let largest =
+      WireLimits.headerByteCount
+      + (hasHugePages
+        ? WireLimits.maximumPagePayloadByteCount : WireLimits.maximumControlPayloadByteCount)
+    return max(2 * largest, smallByteCount)
+  }
+
+  mutating func queueReceive(_ ring: inout Ring, _ descriptor: Int32) throws(RingError) {
+    guard !isReceiving else { return }
+    try ring.receive(
+      from: descriptor, into: base + end..<base + byteCount, tag: FaultLoop.Tag.urgent)
+    isReceiving = true
+  }
+
+  mutating func noteReceived(_ count: Int) {
+    isReceiving = false
+    end += count
+  }
+
+  /// The next whole frame; nil until there is one.
+  mutating func nextFrame(_ ring: borrowing Ring) throws(ProtocolViolation) -> FrameHeader? {
+    let available = end - start
+    guard available >= WireLimits.headerByteCount else { return nil }
+    do throws(WireError) {
+      let header: FrameHeader
+      if let judged = self.header {
+        header = judged
+      } else {
+        header = try gate.admit(ring.bytes(base + start..<base + end))
+        self.header = header
+      }
+      guard available >= header.frameByteCount else { return nil }
+      try header.verify(payload: ring.bytes(payload(of: header)))
+      return header
+    } catch {
+      throw .frame(error)
+    }
+  }
+
+  /// Where the payload of the frame at the front lies in the ring's memory.
+  func payload(of header: FrameHeader) -> Range<Int> {
+    let first = base + start + WireLimits.headerByteCount
+    return first..<first + header.payloadByteCount
+  }
+
+  mutating func drop(_ header: FrameHeader) {
+    start += header.frameByteCount
+    self.header = nil
+  }
+
+  /// Moves a frame that has come in part to the front when the rest would not fit behind it. Only
+  /// while no receive is under way.
+  mutating func makeRoom(_ ring: inout Ring) {
+    if start == end {
+      start = 0
+      end = 0
+      return
+    }
+    let frameByteCount = header?.frameByteCount ?? WireLimits.headerByteCount
+    guard start + frameByteCount > byteCount || end == byteCount else { return }
+    ring.move(base + start..<base + end, to: base)
+    end -= start
+    start = 0
+  }
+}

@@ -1,0 +1,289 @@
+internal import Codec
+internal import Pages
+internal import System
+internal import Uring
+internal import Wire
+
+/// Owns one bulk connection: zero map, device state, then pushes, as far as the destination's
+/// credit goes.
+struct BulkSender: ~Copyable {
+  /// Credit frames at once; a destination grants every few hundred KiB.
+  private static let receiveByteCount = 4096
+
+  private let context: SourceContext
+  private let connection: Connection
+  private let wake: WakeEvent
+  private let servingGate: ServingGate
+  private let frameGate: FrameGate
+  private var loader: RunLoader
+  private var received: PageBuffer
+  private var filled = 0
+
+  /// Payload bytes of pushed pages that the destination takes in all, and those sent so far.
+  private var granted: UInt64 = 0
+  private var spent: UInt64 = 0
+  private var sequence: UInt32 = 0
+  private var isFinished = false
+  /// The map, on the first bulk connection until it is done.
+  private var absentMap: AbsentMap?
+  private let isFirst: Bool
+  /// Until then the map goes before the device state.
+  private var mapFirstUntil: Instant?
+
+  init(
+    _ context: SourceContext, _ connection: Connection, wake: WakeEvent, servingGate: ServingGate
+  ) throws(SystemError) {
+    let loader = try RunLoader(context)
+    let received = try PageBuffer(byteCount: Self.receiveByteCount)
+    self.context = context
+    self.connection = connection
+    self.wake = wake
+    self.servingGate = servingGate
+    isFirst = context.addBulk() == 0
+    absentMap = isFirst ? AbsentMap(layout: context.layout) : nil
+    frameGate = .session(
+      from: .destination, on: .bulk, session: context.session, layout: context.layout)
+    self.loader = loader
+    self.received = received
+  }
+
+  /// The thread's life: until the session stops or the link is lost.
+  mutating func run() {
+    do throws(LinkFailure) {
+      while !context.ended {
+        if try !work() { try waitForNews() }
+      }
+    } catch {
+      context.linkLost(.bulk, error)
+    }
+    connection.shutdown()
+  }
+
+  /// Does the most urgent piece of work; false when there is none now.
+  private mutating func work() throws(LinkFailure) -> Bool {
+    guard servingGate.current == .open, !context.memoryLost, !context.stopping else {
+      return false
+    }
+    do throws(ServeError) {
+      if isFirst {
+        let isMapFirst = mapGoesFirst()
+        if isMapFirst { return try sendMapStep() }
+        if try sendDeviceState() { return true }
+        // The rest of the map and the push take turns: the map saves pushing what it names.
+        if try sendMapStep(), !context.pushing { return true }
+      }
+      guard context.pushing, !isFinished else { return false }
+      try pushRun()
+      return true
+    } catch {
+      switch error {
+      case .link(let failure): throw failure
+      case .memory(let error):
+        context.loseMemory(error)
+        return false
+      }
+    }
+  }
+
+  // MARK: Map and device state
+
+  private mutating func mapGoesFirst() -> Bool {
+    guard absentMap != nil else { return false }
+    let now = MonotonicClock.now()
+    guard let limit = mapFirstUntil else {
+      mapFirstUntil = now.advanced(byNanoseconds: SourceOptions.mapFirstNanoseconds)
+      return true
+    }
+    return now < limit
+  }
+
+  /// Searches a while and sends what was found; false when the map is done.
+  private mutating func sendMapStep() throws(ServeError) -> Bool {
+    guard var map = absentMap.take() else { return false }
+    let isOpen: Bool
+    do throws(MemoryError) {
+      isOpen = try servingGate.withState { (state) throws(MemoryError) in
+        if state == .open { try map.step(context.backing) }
+        return state == .open
+      }
+    } catch {
+      throw .memory(error)
+    }
+    guard isOpen else { return false }
+    while !map.runs.isEmpty {
+      let runs = map.takeFrame()
+      for run in runs {
+        let claimed = context.claims.claim(context.layout.flatRange(of: run))
+        context.counters.toldAbsent(pageCount: claimed)
+        context.counters.claimed(pageCount: claimed)
+      }
+      try transmit(ZeroMap.encodedFrame(runs[...], session: context.session.shortID).rawBytes)
+    }
+    if !map.isFinished { absentMap = map }
+    return true
+  }
+
+  private func sendDeviceState() throws(ServeError) -> Bool {
+    guard let state = context.deviceState.withLock({ $0.take() }) else { return false }
+    var start = 0
+    repeat {
+      let end = min(start + WireLimits.maximumControlPayloadByteCount, state.count)
+      let piece = state.span.extracting(start..<end)
+      let payload = RawSpan(_elements: piece)
+      var frame: [UInt8] = []
+      FrameHeader.payload(
+        .deviceState, isLast: end == state.count, session: context.session.shortID, payload
+      ).appendEncoded(to: &frame)
+      try transmit(frame.rawBytes, hasMore: end > start)
+      if end > start { try transmit(payload) }
+      start = end
+    } while start < state.count
+    return true
+  }
+
+  // MARK: Pushing
+
+  private mutating func pushRun() throws(ServeError) {
+    guard let (run, won) = context.nextRun() else { return try finishPush() }
+    // Pages that somebody else claimed meanwhile split the run.
+    var page = 0
+    let pageCount = Int(run.count.rawValue)
+    while page < pageCount {
+      guard won & 1 << UInt32(page) != 0 else {
+        page += 1
+        continue
+      }
+      var end = page + 1
+      while end < pageCount, won & 1 << UInt32(end) != 0 { end += 1 }
+      let part = PageRun(
+        region: run.region, start: run.start.advanced(by: PageCount(page)),
+        count: PageCount(end - page))
+      if try load(part) { try sendLoaded() }
+      page = end
+    }
+  }
+
+  private mutating func load(_ run: PageRun) throws(ServeError) -> Bool {
+    let gate = servingGate
+    do throws(MemoryError) {
+      let isOpen = try gate.withState { (state) throws(MemoryError) in
+        if state == .open { try loader.load(run) }
+        return state == .open
+      }
+      if isOpen { try context.foundPoison(pageCount: loader.poisonedPageCount) }
+      return isOpen
+    } catch {
+      throw .memory(error)
+    }
+  }
+
+  private mutating func sendLoaded() throws(ServeError) {
+    var page = 0
+    while page < loader.pageCount {
+      var segment = loader.segment(from: page)
+      if segment.kind == .content {
+        let affordable = try waitForCredit(pageByteCount: loader.pageByteCount)
+        segment = loader.segment(from: page, limit: affordable)
+        spent += UInt64(segment.pageCount * loader.pageByteCount)
+      }
+      page += segment.pageCount
+      // Held back for the next segment only if that need not wait for credit itself.
+      let rest = UInt64((loader.pageCount - page) * loader.pageByteCount)
+      let frame = loader.makeFrame(segment, isDemanded: false, sequence: sequence)
+      sequence &+= 1
+      try transmit(
+        loader.bytes(frame), hasMore: rest > 0 && granted - spent >= rest)
+      context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, isDemanded: false)
+    }
+  }
+
+  private mutating func finishPush() throws(ServeError) {
+    var frame: [UInt8] = []
+    FrameHeader.pushFinished(session: context.session.shortID).appendEncoded(to: &frame)
+    try transmit(frame.rawBytes)
+    isFinished = true
+    // Every page is claimed: what the map would still find is among them.
+    absentMap = nil
+    context.finishedPush()
+  }
+
+  /// Waits until at least one page may be sent; how many.
+  private mutating func waitForCredit(pageByteCount: Int) throws(ServeError) -> Int {
+    if granted - spent < UInt64(pageByteCount) {
+      context.counters.waitedForCredit()
+      while granted - spent < UInt64(pageByteCount) {
+        do throws(LinkFailure) {
+          try waitForNews()
+        } catch {
+          throw .link(error)
+        }
+        // The loss that this makes is not told: we end the links ourselves.
+        if context.stopping {
+          throw .link(
+            .connection(
+              ConnectionError(.shutDownHere, "credit", peer: connection.peer.description)))
+        }
+      }
+    }
+    // A bandwidth cap for bulk belongs here too: it bounds what may be sent now, like credit does.
+    return Int(min((granted - spent) / UInt64(pageByteCount), 1 << 20))
+  }
+
+  // MARK: The connection
+
+  /// Waits for a frame of the destination, the end of the stream, or a wake-up by the session.
+  private mutating func waitForNews() throws(LinkFailure) {
+    let connection = connection
+    do throws(ConnectionError) {
+      switch try connection.waitReadable(or: wake) {
+      case .event:
+        wake.drain()
+        return
+      case .readable: break
+      case .deadline: invariantBroken("a wait without a deadline has none")
+      }
+      var room = received.mutableBytes(filled..<received.byteCount)
+      filled += try connection.tryReceive(into: &room) ?? 0
+    } catch {
+      throw .connection(error)
+    }
+    do throws(WireError) {
+      try takeFrames()
+    } catch {
+      throw .violation(error)
+    }
+    if let refusal { throw .refused(refusal) }
+  }
+
+  /// What the destination gave the session up with, if it did.
+  private var refusal: Refusal?
+
+  private mutating func takeFrames() throws(WireError) {
+    var start = 0
+    while case .frame(let header) = try frameGate.next(in: received.bytes(start..<filled)) {
+      let payload = start + WireLimits.headerByteCount..<start + header.frameByteCount
+      if header.type == .refuse {
+        let reason = try Refusal(decoding: received.bytes(payload))
+        refusal = reason
+      } else {
+        // The gate admits nothing else: a credit. The larger one counts.
+        let total = try Credit.total(in: received.bytes(payload)).rawValue
+        granted = max(granted, total)
+      }
+      start += header.frameByteCount
+    }
+    if start > 0 {
+      received.moveToFront(start..<filled)
+      filled -= start
+    }
+  }
+
+  private func transmit(_ bytes: RawSpan, hasMore: Bool = false) throws(ServeError) {
+    do throws(ConnectionError) {
+      try connection.send(bytes, hasMore: hasMore)
+    } catch {
+      throw .link(.connection(error))
+    }
+    context.counters.sentBulk(byteCount: bytes.byteCount)
+  }
+}

@@ -1,0 +1,125 @@
+internal import Pages
+internal import Prefetch
+internal import Synchronization
+internal import System
+internal import Wire
+
+/// What the threads of one session share. Everything in it is either constant, atomic, or behind a
+/// lock that the urgent thread never takes while another thread can hold it for long.
+final class SourceContext: Sendable {
+  /// Control messages that may wait for the control thread. A hand-over has a dozen; heartbeats that
+  /// pile up behind a slow VMM call are dropped by the sender's own pace long before.
+  static let noticeCapacity = 256
+  /// Places kept for what must always be told: a loss on each connection, of memory, and the end.
+  static let noticeReserve = WireLimits.maximumBulkConnectionCount + 3
+  /// So many poisoned pages are no broken cells but a failing device: 64 are a quarter of a MiB,
+  /// above anything that memory error reports show for one VM, far below what a lost swap device
+  /// leaves.
+  static let maximumPoisonedPageCount = 64
+
+  let layout: ImageLayout
+  let backing: any MemoryBacking
+  let session: SessionID
+  let options: SourceOptions
+  let claims: ImageClaims
+  let counters = SourceCounters()
+  let hints = DemandHints()
+  let notices: Mailbox<SourceNotice>
+
+  /// nil pushes nothing.
+  private let policy: Lock<(any PrefetchPolicy)?>
+  private let isStopping = Atomic<Bool>(false)
+  private let isEnded = Atomic<Bool>(false)
+  private let isMemoryLost = Atomic<Bool>(false)
+  private let isPushing = Atomic<Bool>(false)
+  private let bulkCount = Atomic<Int>(0)
+  private let finishedCount = Atomic<Int>(0)
+  private let poisonedCount = Atomic<Int>(0)
+  /// The device state that waits to be sent by the first bulk connection.
+  let deviceState = Lock<[UInt8]?>(nil)
+
+  init(
+    layout: ImageLayout, backing: any MemoryBacking, session: SessionID, options: SourceOptions
+  ) throws(SystemError) {
+    self.layout = layout
+    self.backing = backing
+    self.session = session
+    self.options = options
+    claims = ImageClaims(layout: layout)
+    notices = try Mailbox(capacity: Self.noticeCapacity)
+    policy = Lock(options.prefetch?.makePolicy(for: layout))
+  }
+
+  /// We end the links: their ends are no news any more, and nothing new is pushed.
+  var stopping: Bool { isStopping.load(ordering: .acquiring) }
+  /// The bulk threads are to end, too.
+  var ended: Bool { isEnded.load(ordering: .acquiring) }
+  func end() { isEnded.store(true, ordering: .releasing) }
+  var pushing: Bool { isPushing.load(ordering: .acquiring) }
+  func beginStopping() { isStopping.store(true, ordering: .releasing) }
+  func beginPush() {
+    guard options.prefetch != nil else { return }
+    isPushing.store(true, ordering: .releasing)
+  }
+
+  /// The place of a new bulk connection: 0 for the first, which also carries map and device state.
+  func addBulk() -> Int { bulkCount.wrappingAdd(1, ordering: .relaxed).oldValue }
+
+  /// Passes a control message on; false when nobody takes them out.
+  func received(_ message: ControlMessage) -> Bool {
+    notices.post(.received(message), leaving: Self.noticeReserve)
+  }
+
+  /// Tells the end of a link, unless it is us who ends them all.
+  func linkLost(_ role: ConnectionRole, _ failure: LinkFailure) {
+    guard !stopping else { return }
+    postAlways(.linkLost(role, failure))
+  }
+
+  /// Tells that memory is lost, once; every thread then stops reading it.
+  func loseMemory(_ error: MemoryError) {
+    guard !isMemoryLost.exchange(true, ordering: .acquiringAndReleasing) else { return }
+    postAlways(.memoryLost(error))
+  }
+
+  var memoryLost: Bool { isMemoryLost.load(ordering: .acquiring) }
+
+  /// Counts poisoned pages that were found for the first time.
+  func foundPoison(pageCount: Int) throws(MemoryError) {
+    guard pageCount > 0 else { return }
+    let total = poisonedCount.wrappingAdd(pageCount, ordering: .relaxed).newValue
+    guard total <= Self.maximumPoisonedPageCount else {
+      throw .tooManyPoisonedPages(name: backing.source.description, count: total)
+    }
+  }
+
+  /// One bulk connection has nothing left to push.
+  func finishedPush() {
+    let finished = finishedCount.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue
+    if finished == bulkCount.load(ordering: .relaxed) { postAlways(.pushFinished) }
+  }
+
+  private func postAlways(_ notice: SourceNotice) {
+    let isPosted = notices.post(notice)
+    invariant(isPosted, "places are kept for what must always be told")
+  }
+
+  /// The next pages to push, claimed for the caller: a run, and a bit for each page of it that
+  /// nobody had claimed before. nil when the whole image is claimed.
+  func nextRun() -> (run: PageRun, won: UInt32)? {
+    policy.withLock { policy in
+      while let demand = hints.take() { policy?.noteDemand(demand) }
+      while let run = policy?.next(skipping: claims) {
+        var won: UInt32 = 0
+        for (position, index) in layout.flatRange(of: run).enumerated() where claims.claim(index) {
+          won |= 1 << UInt32(position)
+        }
+        // All of it was demanded in the meantime: the policy has something else.
+        guard won != 0 else { continue }
+        counters.claimed(pageCount: won.nonzeroBitCount)
+        return (run, won)
+      }
+      return nil
+    }
+  }
+}

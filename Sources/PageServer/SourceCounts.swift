@@ -1,0 +1,54 @@
+/// What the source's data path has done up to some moment.
+public struct SourceCounts: Hashable, Sendable {
+  /// Pages of contents sent because they were asked for.
+  public var demandedDataPageCount: UInt64 = 0
+  /// Pages asked for that held nothing but zeros.
+  public var demandedZeroPageCount: UInt64 = 0
+  /// Pages of contents sent unasked.
+  public var pushedDataPageCount: UInt64 = 0
+  /// Pages found to be zero when they were about to be pushed.
+  public var pushedZeroPageCount: UInt64 = 0
+  /// Pages whose memory is broken.
+  public var poisonedPageCount: UInt64 = 0
+  /// Pages told as absent by the zero map.
+  public var absentPageCount: UInt64 = 0
+  /// Pages that were sent or told at least once, or are just about to be: none is counted twice.
+  public var settledPageCount: UInt64 = 0
+  /// Bytes sent on the urgent connection, headers included.
+  public var urgentByteCount: UInt64 = 0
+  /// Bytes sent on all bulk connections, headers included.
+  public var bulkByteCount: UInt64 = 0
+  /// Requests answered.
+  public var requestCount: UInt64 = 0
+  /// Demands that the push did not learn of because it was busy. Costs order, never a page.
+  public var hintsDroppedCount: UInt64 = 0
+  /// Times that a push had to wait for credit: the destination installs more slowly than we send.
+  public var creditWaitCount: UInt64 = 0
+  /// Answers by service time: see `SourceCounters.serviceTimeBucketCount`.
+  public var serviceTimeBuckets: [UInt64] = []
+
+  /// Nothing done yet.
+  public init() {}
+
+  init(
+    demandedDataPageCount: UInt64, demandedZeroPageCount: UInt64, pushedDataPageCount: UInt64,
+    pushedZeroPageCount: UInt64, poisonedPageCount: UInt64, absentPageCount: UInt64,
+    settledPageCount: UInt64, urgentByteCount: UInt64, bulkByteCount: UInt64,
+    requestCount: UInt64, hintsDroppedCount: UInt64, creditWaitCount: UInt64,
+    serviceTimeBuckets: [UInt64]
+  ) {
+    self.demandedDataPageCount = demandedDataPageCount
+    self.demandedZeroPageCount = demandedZeroPageCount
+    self.pushedDataPageCount = pushedDataPageCount
+    self.pushedZeroPageCount = pushedZeroPageCount
+    self.poisonedPageCount = poisonedPageCount
+    self.absentPageCount = absentPageCount
+    self.settledPageCount = settledPageCount
+    self.urgentByteCount = urgentByteCount
+    self.bulkByteCount = bulkByteCount
+    self.requestCount = requestCount
+    self.hintsDroppedCount = hintsDroppedCount
+    self.creditWaitCount = creditWaitCount
+    self.serviceTimeBuckets = serviceTimeBuckets
+  }
+}

@@ -1,0 +1,168 @@
+public import Pages
+public import Prefetch
+public import System
+public import Uring
+public import Wire
+
+/// How the source's data path works.
+struct SourceOptions: Sendable {
+  /// How long after the freeze the search for absent memory goes before the device state. The guest
+  /// stands still meanwhile; each absent page that the map names in time is a fault that stays
+  /// local. 10 ms find every hole of a 6 GiB memfd, and are a fifth of a good downtime.
+  static let mapFirstNanoseconds: UInt64 = 10_000_000
+
+  var prefetch: PrefetchKind?
+  var hasPayloadChecksums: Bool
+  var urgentPlacement: ThreadPlacement
+  var bulkPlacement: ThreadPlacement
+}
+
+/// The source's data path for one session: one urgent thread and one thread for each bulk
+/// connection, which serve and push the frozen memory. It decides nothing about the session: one
+/// control thread calls it and takes its notices.
+///
+/// ```
+///   control thread ── send, beginServing, beginPush, sendDeviceState, stop ──▶ urgent, bulk threads
+///         ▲                                                                         │
+///         └───────────────────────────── events ───────────────────────────────────┘
+/// ```
+///
+/// All calls but `counts` and `sendDeviceState` are for the control thread alone. `stop` must be called in the end.
+public final class SourceDataPlane: Sendable {
+  /// How long `stop` lets the urgent thread send what was given to it: above its wait for the
+  /// peer's close, below what an operator takes for a hang.
+  private static let stopNanoseconds: UInt64 = 3_000_000_000
+
+  private let context: SourceContext
+  private let outgoing: Mailbox<OutgoingMessage>
+  private let links = Lock(Links())
+
+  private struct Links {
+    var urgent: UrgentLink?
+    var bulk: [BulkLink] = []
+    var serving = ServingGate.State.notYet
+    var isStopped = false
+  }
+
+  /// A data path for an image that lies in `backing` (`MemoryBacking.validate` has passed).
+  ///
+  /// - Parameters:
+  ///   - prefetch: what to push next; nil pushes nothing.
+  ///   - hasPayloadChecksums: whether pages carry a CRC-32C: unless TLS below vouches for the bytes.
+  ///   - urgentPlacement: where the urgent thread runs.
+  ///   - bulkPlacement: where the bulk threads run.
+  public init(
+    backing: any MemoryBacking, layout: ImageLayout, session: SessionID, prefetch: PrefetchKind?,
+    hasPayloadChecksums: Bool = true,
+    urgentPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
+    bulkPlacement: ThreadPlacement = ThreadPlacement()
+  ) throws(SystemError) {
+    context = try SourceContext(
+      layout: layout, backing: backing, session: session,
+      options: SourceOptions(
+        prefetch: prefetch, hasPayloadChecksums: hasPayloadChecksums,
+        urgentPlacement: urgentPlacement, bulkPlacement: bulkPlacement))
+    outgoing = try Mailbox(capacity: UrgentServer.outgoingCapacity)
+  }
+
+  /// What happened, in order; wait for its `readiness` beside other things.
+  public var events: Mailbox<SourceNotice> { context.notices }
+
+  /// What was done so far. For any thread.
+  public func counts() -> SourceCounts { context.counters.counts() }
+
+  /// When anything was last received on the urgent connection; nil before that. For any thread.
+  public var lastHeardFromPeer: Instant? { context.counters.lastHeardFromPeer }
+
+  /// Takes over the urgent connection after its handshake and starts its thread. Once a session.
+  public func attachUrgent(_ connection: Connection) throws(SystemError) {
+    try links.withLock { links throws(SystemError) in
+      invariant(links.urgent == nil && !links.isStopped, "a session has one urgent connection")
+      let link = try UrgentLink(context, connection, outgoing, serving: links.serving)
+      links.urgent = link
+    }
+  }
+
+  /// Takes over a bulk connection after its handshake and starts its thread. The first one carries
+  /// the zero map and the device state. All of them before `beginPush`.
+  public func attachBulk(_ connection: Connection) throws(SystemError) {
+    try links.withLock { links throws(SystemError) in
+      invariant(
+        !context.pushing && !links.isStopped
+          && links.bulk.count < WireLimits.maximumBulkConnectionCount,
+        "bulk connections are attached before the push, within their bound")
+      links.bulk.append(try BulkLink(context, connection, serving: links.serving))
+    }
+  }
+
+  /// The VM is stopped and its memory final (`MemoryBacking.markFrozen` has passed): answers demands
+  /// and tells absent memory from here on. Call it before `frozen` is sent.
+  public func beginServing() { setGates(.open) }
+
+  /// The memory is about to change, or to go away: when this returns, nothing reads it any more,
+  /// and requests go unanswered.
+  public func endServing() { setGates(.closed) }
+
+  /// Pushes pages on every bulk connection, as far as credit goes; `pushFinished` tells the end.
+  public func beginPush() {
+    context.beginPush()
+    wakeBulk()
+  }
+
+  /// Sends the VM's device state on the first bulk connection, after the first part of the zero map
+  /// and ahead of any push. For any thread.
+  public func sendDeviceState(_ state: [UInt8]) {
+    invariant(
+      state.count <= WireLimits.maximumDeviceStateByteCount, "device state keeps its bound")
+    context.deviceState.withLock { $0 = state }
+    wakeBulk()
+  }
+
+  /// Sends a control message on the urgent connection, after those given before; false when too
+  /// many wait already because the peer takes none.
+  public func send(_ message: ControlMessage) -> Bool {
+    outgoing.post(.control(message), leaving: 1)
+  }
+
+  /// Ends all connections and threads; what was given to `send` goes out first, and then
+  /// `refusal`, so that the peer knows why, within a limit. Blocks up to about three seconds, if the
+  /// peer does not close its end. May be repeated.
+  public func stop(telling refusal: Refusal? = nil) {
+    let (urgent, bulk) = links.withLock { links in
+      links.isStopped = true
+      defer {
+        links.urgent = nil
+        links.bulk = []
+      }
+      return (links.urgent, links.bulk)
+    }
+    context.beginStopping()
+    // Urgent first: the end of a bulk connection must not overtake the last word on urgent, or the
+    // peer takes a session that ended well for a lost link.
+    if let urgent {
+      // No room means that the peer takes nothing: it will not be told.
+      if let refusal { _ = outgoing.post(.refuse(refusal), leaving: 1) }
+      let isTold = outgoing.post(.stop)
+      invariant(isTold, "a place is kept for the order to stop")
+      urgent.finish(
+        until: MonotonicClock.now().advanced(byNanoseconds: Self.stopNanoseconds))
+    }
+    context.end()
+    bulk.forEach { $0.stop() }
+    bulk.forEach { $0.join() }
+  }
+
+  private func setGates(_ state: ServingGate.State) {
+    let gates = links.withLock { links in
+      links.serving = state
+      return links.bulk.map(\.servingGate) + (links.urgent.map { [$0.servingGate] } ?? [])
+    }
+    gates.forEach { $0.set(state) }
+    wakeBulk()
+  }
+
+  private func wakeBulk() {
+    let bulk = links.withLock { $0.bulk }
+    bulk.forEach { $0.wake.signal() }
+  }
+}

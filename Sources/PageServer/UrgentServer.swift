@@ -1,0 +1,255 @@
+internal import Codec
+internal import Pages
+internal import System
+internal import Uring
+internal import Wire
+
+/// What the control thread gives to the urgent thread.
+enum OutgoingMessage: Sendable {
+  case control(ControlMessage)
+  case refuse(Refusal)
+  case stop
+}
+
+/// Owns the urgent connection: answers requests straight from the frozen memory, ahead of
+/// everything else. Nothing on a request's way allocates, logs, or takes a lock of another thread.
+struct UrgentServer: ~Copyable {
+  /// Control messages that may wait to be sent; a hand-over has a dozen.
+  static let outgoingCapacity = 64
+  /// Half a thousand requests at once; above the largest frame that a destination may send here.
+  private static let receiveByteCount = 16_384
+  /// A peer that takes nothing for so long is gone; heartbeats judge much earlier.
+  private static let sendLimitNanoseconds: UInt64 = 10_000_000_000
+  /// How long a peer may take to close its end once all is said.
+  private static let lingerNanoseconds: UInt64 = 1_000_000_000
+
+  private let context: SourceContext
+  private let connection: Connection
+  private let outgoing: Mailbox<OutgoingMessage>
+  private let servingGate: ServingGate
+  private let frameGate: FrameGate
+  private var loader: RunLoader
+  private var received: PageBuffer
+  private var filled = 0
+
+  init(
+    _ context: SourceContext, _ connection: Connection, outgoing: Mailbox<OutgoingMessage>,
+    servingGate: ServingGate
+  ) throws(SystemError) {
+    let loader = try RunLoader(context)
+    let received = try PageBuffer(byteCount: Self.receiveByteCount)
+    self.context = context
+    self.connection = connection
+    self.outgoing = outgoing
+    self.servingGate = servingGate
+    frameGate = .session(
+      from: .destination, on: .urgent, session: context.session, layout: context.layout)
+    self.loader = loader
+    self.received = received
+  }
+
+  /// The thread's life: until `stop` is taken out of the queue.
+  mutating func run() {
+    do throws(LinkFailure) {
+      try serve()
+    } catch {
+      // Nothing goes out on a connection that failed: the peer is to see its end at once.
+      if case .connection = error { connection.shutdown() }
+      context.linkLost(.urgent, error)
+      sendRemaining()
+    }
+    finish()
+  }
+
+  private mutating func serve() throws(LinkFailure) {
+    while true {
+      switch try waitForWork() {
+      case .event:
+        while let message = outgoing.take() {
+          if case .stop = message { return }
+          try send(message)
+        }
+      case .readable: try receive()
+      case .deadline: invariantBroken("a wait without a deadline has none")
+      }
+    }
+  }
+
+  private func waitForWork() throws(LinkFailure) -> Connection.Wakeup {
+    do throws(ConnectionError) {
+      return try connection.waitReadable(or: outgoing.readiness)
+    } catch {
+      throw .connection(error)
+    }
+  }
+
+  /// After a loss the control thread may still have a last word for the peer; it may get through.
+  private func sendRemaining() {
+    while let message = outgoing.receive() {
+      if case .stop = message { return }
+      // What fails here was told already as the loss of the link.
+      try? send(message)
+    }
+  }
+
+  /// Closes in good order: a peer that has not read all yet must not be met by a reset.
+  private mutating func finish() {
+    let connection = connection
+    connection.endSending()
+    let limit = MonotonicClock.now().advanced(byNanoseconds: Self.lingerNanoseconds)
+    do throws(ConnectionError) {
+      while true {
+        var room = received.mutableBytes(0..<received.byteCount)
+        _ = try connection.receive(into: &room, until: limit)
+      }
+    } catch {
+      // The end of the stream, a loss or the limit: in each case there is nothing left to wait for.
+      connection.shutdown()
+    }
+  }
+
+  // MARK: Receiving
+
+  private mutating func receive() throws(LinkFailure) {
+    let count: Int?
+    let connection = connection
+    do throws(ConnectionError) {
+      var room = received.mutableBytes(filled..<received.byteCount)
+      count = try connection.tryReceive(into: &room)
+    } catch {
+      throw .connection(error)
+    }
+    guard let count else { return }
+    let now = MonotonicClock.now()
+    context.counters.heard(at: now)
+    filled += count
+    var start = 0
+    while let header = try nextFrame(from: start) {
+      try handle(header, at: start, now)
+      start += header.frameByteCount
+    }
+    if start > 0 {
+      received.moveToFront(start..<filled)
+      filled -= start
+    }
+  }
+
+  private func nextFrame(from start: Int) throws(LinkFailure) -> FrameHeader? {
+    do throws(WireError) {
+      switch try frameGate.next(in: received.bytes(start..<filled)) {
+      case .frame(let header): return header
+      case .needsBytes(let byteCount):
+        invariant(
+          byteCount <= received.byteCount, "the buffer holds the largest frame of a destination")
+        return nil
+      }
+    } catch {
+      throw .violation(error)
+    }
+  }
+
+  private mutating func handle(
+    _ header: FrameHeader, at start: Int, _ now: Instant
+  ) throws(LinkFailure) {
+    guard header.type != .request else { return try answer(header, now) }
+    let payload = start + WireLimits.headerByteCount..<start + header.frameByteCount
+    if header.type == .refuse { throw refusal(in: payload) }
+    let message: ControlMessage
+    do throws(WireError) {
+      message = try ControlMessage(decoding: received.bytes(payload), of: header.type)
+    } catch {
+      throw .violation(error)
+    }
+    if case .ping(let sequence) = message {
+      try send(.control(.pong(sequence: sequence)))
+    } else if !context.received(message) {
+      throw .flooded
+    }
+  }
+
+  private func refusal(in payload: Range<Int>) -> LinkFailure {
+    do throws(WireError) {
+      return .refused(try Refusal(decoding: received.bytes(payload)))
+    } catch {
+      return .violation(error)
+    }
+  }
+
+  // MARK: Answering
+
+  private mutating func answer(_ header: FrameHeader, _ now: Instant) throws(LinkFailure) {
+    // Claimed first: the push need not send what is about to be answered.
+    var claimed = 0
+    for index in context.layout.flatRange(of: header.run) where context.claims.claim(index) {
+      claimed += 1
+    }
+    context.counters.claimed(pageCount: claimed)
+    guard try load(header.run, countingPoison: claimed > 0) else { return }
+    if !context.hints.post(header.run) { context.counters.droppedHint() }
+    let limit = now.advanced(byNanoseconds: Self.sendLimitNanoseconds)
+    var page = 0
+    while page < loader.pageCount {
+      let segment = loader.segment(from: page)
+      page += segment.pageCount
+      let frame = loader.makeFrame(segment, isDemanded: true, sequence: header.sequence)
+      try transmit(loader.bytes(frame), hasMore: page < loader.pageCount, until: limit)
+      context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, isDemanded: true)
+    }
+    context.counters.answered(serviceNanoseconds: MonotonicClock.now().nanoseconds(since: now))
+  }
+
+  /// Reads the run; false when it is not to be answered: the memory is lost, or being let go.
+  private mutating func load(
+    _ run: PageRun, countingPoison: Bool
+  ) throws(LinkFailure) -> Bool {
+    guard !context.memoryLost else { return false }
+    let state: ServingGate.State
+    let gate = servingGate
+    do throws(MemoryError) {
+      state = try gate.withState { (state) throws(MemoryError) in
+        if state == .open { try loader.load(run) }
+        return state
+      }
+      if countingPoison, state == .open {
+        try context.foundPoison(pageCount: loader.poisonedPageCount)
+      }
+    } catch {
+      context.loseMemory(error)
+      return false
+    }
+    switch state {
+    case .open: return true
+    case .closed: return false
+    // The destination may ask only once it has read `frozen`, which is sent after the gate opens.
+    case .notYet: throw .violation(.misplaced(.request, from: .destination, on: .urgent))
+    }
+  }
+
+  // MARK: Sending
+
+  private func send(_ message: OutgoingMessage) throws(LinkFailure) {
+    let frame = encoded(message)
+    let limit = MonotonicClock.now().advanced(byNanoseconds: Self.sendLimitNanoseconds)
+    try transmit(frame.rawBytes, hasMore: false, until: limit)
+  }
+
+  private func encoded(_ message: OutgoingMessage) -> [UInt8] {
+    let session = context.session.shortID
+    switch message {
+    case .control(let message): return message.encodedFrame(session: session)
+    case .refuse(let refusal): return refusal.encodedFrame(session: session)
+    case .stop: invariantBroken("the order to stop is not sent")
+    }
+  }
+
+  private func transmit(
+    _ bytes: RawSpan, hasMore: Bool, until limit: Instant
+  ) throws(LinkFailure) {
+    do throws(ConnectionError) {
+      try connection.send(bytes, hasMore: hasMore, until: limit)
+    } catch {
+      throw .connection(error)
+    }
+    context.counters.sentUrgent(byteCount: bytes.byteCount)
+  }
+}

@@ -1,0 +1,46 @@
+public import Migration
+
+/// A broken property, with the moment.
+public struct Violation: Hashable, Sendable, CustomStringConvertible {
+  /// Which property of the design: "P1" to "P4", "P6".
+  public let property: String
+  /// What was seen.
+  public let finding: String
+  /// Virtual time.
+  public let nanoseconds: UInt64
+
+  /// One line.
+  public var description: String { "\(property) at \(nanoseconds) ns: \(finding)" }
+}
+
+/// How the VM's life went on after a simulated session.
+public enum Fate: String, CaseIterable, Hashable, Sendable {
+  /// It runs at the destination, which has every page.
+  case moved
+  /// It runs at the source.
+  case stayed
+  /// The destination's VMM died with the VM running in it: no protocol brings it back.
+  case died
+  /// A property was violated before the end.
+  case unknown
+}
+
+/// What one seed did.
+public struct SimulationReport: Sendable {
+  /// The seed.
+  public let seed: UInt64
+  /// The first broken property, nil when all hold.
+  public let violation: Violation?
+  /// Where the VM is in the end.
+  public let fate: Fate
+  /// Which states the source's core was in; shows what a sweep has not reached.
+  public let sourceStates: Set<SourceState>
+  /// Which states the destination's core was in.
+  public let destinationStates: Set<DestinationState>
+  /// Happenings.
+  public let stepCount: Int
+  /// A digest (FNV-1a) over all happenings and effects: equal seeds give equal digests.
+  public let digest: UInt64
+  /// Every happening and effect, when it was asked for.
+  public let trace: [String]
+}

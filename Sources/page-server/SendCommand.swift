@@ -1,0 +1,138 @@
+import ArgumentParser
+import CommandOptions
+import Migration
+import PageServer
+import Prefetch
+import Reporting
+import Session
+import System
+import Uring
+import Wire
+
+/// `page-server send`: moves one VM away, in the foreground.
+struct SendCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "send",
+    abstract: "Move one VM to the destination that dials in.",
+    discussion: """
+      Example:
+        page-server send --vm web --memory file:/dev/shm/web --vmm microvm:/run/web.sock \\
+          --listen 10.0.0.1:7000 --insecure --token-file web.token
+
+      Exit codes: 0 completed · 10 refused, nothing was changed · 11 aborted, the VM runs on here · \
+      12 parked, everything is kept · 64 wrong usage · 70 a bug of ours.
+      The first SIGINT or SIGTERM before the hand-over aborts; after it, the first is refused with \
+      what remains, the second parks. SIGHUP ends nothing.
+      """)
+
+  /// What is pushed beside the pages that are asked for.
+  enum Push: String, ExpressibleByArgument, CaseIterable {
+    case bubbling
+    case linear
+    case none
+  }
+
+  /// When the VM is switched over.
+  enum Mode: String, ExpressibleByArgument, CaseIterable {
+    case postCopy = "post-copy"
+    case quick
+  }
+
+  @OptionGroup var common: CommonOptions
+
+  @Option(
+    help: ArgumentHelp(
+      "Where the VM's memory is: file:PATH, pid:N[:RANGES] or snapshot:PATH.",
+      discussion: """
+        file: a memory file that the VMM shares, such as /dev/shm/NAME or /proc/PID/fd/N. \
+        pid: memory of a process, RANGES as in /proc/PID/maps. \
+        snapshot: the memory of a VM that does not run.
+        """, valueName: "source"))
+  var memory: String
+
+  @Option(
+    help: ArgumentHelp(
+      "What runs the VM: microvm:SOCKET, or none for a snapshot.", valueName: "front end"))
+  var vmm: String
+
+  @Option(
+    help: ArgumentHelp(
+      "Where the destination dials: ADDRESS:PORT, [IPV6]:PORT or unix:PATH.",
+      valueName: "address"))
+  var listen: String
+
+  @Option(
+    help: """
+      post-copy: switch at once, pages follow. quick: freeze, send everything, then run there.
+      """)
+  var mode = Mode.postCopy
+
+  @Option(
+    help: """
+      What is pushed unasked: bubbling grows around the latest faults, linear goes through the \
+      image, none pushes nothing, so the move ends when the VM has touched everything.
+      """)
+  var prefetch = Push.bubbling
+
+  @Option(help: ArgumentHelp("Bulk connections for pushed pages, 1 to 16.", valueName: "count"))
+  var bulkConnections = 1
+
+  @Option(help: ArgumentHelp("Processor for the thread that answers demands.", valueName: "cpu"))
+  var urgentCPU: Int?
+
+  @Option(help: ArgumentHelp("Processor for the threads that push.", valueName: "cpu"))
+  var bulkCPU: Int?
+
+  func validate() throws {
+    guard (1...WireLimits.maximumBulkConnectionCount).contains(bulkConnections) else {
+      throw ValidationError(
+        "--bulk-connections must be 1 to \(WireLimits.maximumBulkConnectionCount)")
+    }
+    _ = try common.vmName()
+    _ = try memorySource()
+    _ = try common.frontEnd(vmm)
+    _ = try common.endpoint(listen, option: "--listen")
+  }
+
+  func run() throws {
+    BugExit.install()
+    // Before any thread: they inherit what is blocked.
+    let signals = try SignalSource()
+    let reporter = SendReporter(vmName: common.vm, mode: mode.rawValue, console: common.console())
+    do {
+      let session = try SourceSession(try configuration(), observer: reporter.note)
+      let result = try session.run(signals: signals)
+      reporter.finish(result)
+      throw ExitCode(result.outcome.ending.exitCode)
+    } catch let refusal as Refusal {
+      throw ExitCode(reporter.finish(refusal))
+    } catch let error as SystemError {
+      // The session's own loop met what no kernel does to a sound program.
+      reporter.fail(error)
+      throw ExitCode(BugExit.code)
+    }
+  }
+
+  private func configuration() throws -> SourceConfiguration {
+    var configuration = SourceConfiguration(
+      vmName: try common.vmName(), memory: try memorySource(), frontEnd: try common.frontEnd(vmm),
+      endpoint: try common.endpoint(listen, option: "--listen"), token: try common.token(),
+      directory: try common.directory())
+    configuration.mode = mode == .quick ? .quick : .postCopy
+    configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
+    configuration.bulkConnectionCount = UInt8(bulkConnections)
+    configuration.urgentPlacement.processor = urgentCPU
+    configuration.bulkPlacement.processor = bulkCPU
+    if mode == .quick {
+      // Everything is copied while the VM stands still: no limit would fit every image.
+      configuration.limits.handOverNanoseconds = nil
+    }
+    return configuration
+  }
+
+  private func memorySource() throws -> MemorySource {
+    do throws(MemorySourceError) {
+      return try MemorySource(parsing: memory)
+    } catch { throw ValidationError("--memory: \(error)") }
+  }
+}

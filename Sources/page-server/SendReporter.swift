@@ -1,0 +1,143 @@
+import Migration
+import PageServer
+import Pages
+import Reporting
+import Session
+import System
+import VMM
+import Wire
+
+/// Puts what happens at the source into words.
+final class SendReporter {
+  private let vmName: String
+  private let mode: String
+  private let console: Console
+  private let startedAt = WallClock.timestamp()
+  private var rate = RateMeter()
+
+  init(vmName: String, mode: String, console: Console) {
+    self.vmName = vmName
+    self.mode = mode
+    self.console = console
+  }
+
+  func note(_ note: SourceNote) {
+    switch note {
+    case .listening(let endpoint):
+      console.log(.notice, "waiting for the destination at \(endpoint)")
+    case .stranger(let peer, let error): console.log(.warning, "\(peer) was sent away: \(error)")
+    case .refused(let peer, let refusal):
+      console.log(.warning, "\(peer) was refused: \(refusal.reason)")
+    case .joined(let peer): console.log(.notice, "the destination is connected from \(peer)")
+    case .left(let reason):
+      console.log(
+        .warning,
+        "the destination left before anything was changed (\(reason.reason)); the VM runs on here "
+          + "and another destination may dial")
+    case .state(let state): console.log(.debug, "state: \(state)")
+    case .stopRefused(let reason): console.log(.warning, reason.reason)
+    case .signalIgnored(let signal): console.log(.debug, "\(signal.name) ends nothing")
+    case .progress(let progress): show(progress)
+    }
+  }
+
+  private func show(_ progress: SourceProgress) {
+    guard let counts = progress.counts else { return }
+    let done = min(counts.settledPageCount, progress.totalPageCount)
+    let bytes = counts.urgentByteCount + counts.bulkByteCount
+    console.show(
+      ProgressSample(
+        vm: vmName, phase: "\(progress.state)", elapsedNanoseconds: progress.elapsedNanoseconds,
+        donePageCount: done, totalPageCount: progress.totalPageCount, byteCount: bytes,
+        bytesPerSecond: rate.bytesPerSecond(
+          byteCount: bytes, elapsedNanoseconds: progress.elapsedNanoseconds)),
+      now: MonotonicClock.now())
+  }
+
+  /// Says that the program itself failed; both hosts keep what they hold.
+  func fail(_ error: SystemError) {
+    console.log(
+      .error,
+      "a bug of ours ended this side: \(error). Start the VM on neither host by hand; look at both "
+        + "sides' reports first")
+  }
+
+  /// Says how it ended, when nothing had begun. The exit code.
+  func finish(_ refusal: Refusal) -> Int32 {
+    let outcome = Outcome(
+      ending: .refused, reason: refusal, source: .untouched, destination: .untouched)
+    let report = MigrationReport(
+      vm: vmName, session: nil, side: "source", outcome: outcome, mode: mode,
+      startedAt: startedAt, totalNanoseconds: 0)
+    tell(outcome, report)
+    return outcome.ending.exitCode
+  }
+
+  /// Says how it ended.
+  func finish(_ result: SourceResult) {
+    var report = MigrationReport(
+      vm: vmName, session: result.session?.text, side: "source", outcome: result.outcome,
+      mode: mode, startedAt: startedAt, totalNanoseconds: result.totalNanoseconds)
+    report.downtime = Self.downtime(result)
+    report.pages.total = result.totalPageCount
+    if let counts = result.counts { Self.add(counts, to: &report) }
+    report.guest = result.guest.flatMap { guest in
+      guest.operationCount.map {
+        GuestProgress(
+          operationsBeforeFreeze: $0, operationsAfterStart: 0,
+          mismatches: UInt64(guest.mismatchCount))
+      }
+    }
+    report.phases = Self.phases(result.times)
+    tell(result.outcome, report)
+  }
+
+  private static func add(_ counts: SourceCounts, to report: inout MigrationReport) {
+    report.pages.data = counts.demandedDataPageCount + counts.pushedDataPageCount
+    report.pages.zero =
+      counts.absentPageCount + counts.demandedZeroPageCount + counts.pushedZeroPageCount
+    report.pages.poisoned = counts.poisonedPageCount
+    report.bytes.demanded = counts.urgentByteCount
+    report.bytes.pushed = counts.bulkByteCount
+  }
+
+  private func tell(_ outcome: Outcome, _ report: MigrationReport) {
+    let level: LogLevel = outcome.ending == .completed ? .notice : .error
+    console.say(OperatorMessage(outcome, vmName: vmName), level: level)
+    console.finish(report)
+  }
+
+  private static func downtime(_ result: SourceResult) -> Downtime? {
+    let times = result.times
+    guard let nanoseconds = times.downtimeNanoseconds else { return nil }
+    return Downtime(
+      nanoseconds: nanoseconds, uncertaintyNanoseconds: (result.roundTripNanoseconds ?? 0) / 2,
+      parts: [
+        part(.pause, times.freeze, times.paused),
+        part(.stateSave, times.discarded, times.saved),
+        part(.load, times.saved, times.prepared),
+        part(.handOffSyncs, times.prepared, times.handedOff),
+        part(.go, times.handedOff, times.ran, less: times.nanosecondsFromStartToRan ?? 0),
+      ].compactMap { $0 })
+  }
+
+  private static func phases(_ times: SourceTimes) -> [PhaseTime] {
+    let named: [(String, Instant?, Instant?)] = [
+      ("freeze to hand-off", times.freeze, times.handedOff),
+      ("hand-off to running at the destination", times.handedOff, times.ran),
+      ("pulling the rest", times.ran, times.complete),
+    ]
+    return named.compactMap { name, start, end in
+      guard let start, let end else { return nil }
+      return PhaseTime(name, nanoseconds: end.nanoseconds(since: start))
+    }
+  }
+
+  private static func part(
+    _ part: DowntimePart, _ start: Instant?, _ end: Instant?, less: UInt64 = 0
+  ) -> PhaseTime? {
+    guard let start, let end else { return nil }
+    let nanoseconds = end.nanoseconds(since: start)
+    return PhaseTime(part, nanoseconds: nanoseconds > less ? nanoseconds - less : 0)
+  }
+}

@@ -1,0 +1,109 @@
+import ArgumentParser
+import CommandOptions
+import FaultHandler
+import Migration
+import Reporting
+import Session
+import System
+import Uring
+import Wire
+
+/// `postcopyd receive`: brings one VM here, in the foreground.
+struct ReceiveCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "receive",
+    abstract: "Bring one VM here from the source that listens.",
+    discussion: """
+      Example:
+        postcopyd receive --vm web --from 10.0.0.1:7000 --attach /run/web-attach.sock \\
+          --vmm microvm:/run/web.sock --insecure --token-file web.token
+
+      Start it before the VMM: the VMM connects to the attach socket and hands its userfaultfd over, \
+      as Firecracker does. An aborted migration ends that VMM: its memory is never used again.
+
+      Exit codes: 0 completed · 10 refused, nothing was changed · 11 aborted, the VM runs on at the \
+      source · 12 parked, everything is kept · 64 wrong usage · 70 a bug of ours.
+      The first SIGINT or SIGTERM before the hand-over aborts; after it, the first is refused with \
+      what remains, the second parks. SIGHUP ends nothing.
+      """)
+
+  @OptionGroup var common: CommonOptions
+
+  @Option(
+    help: ArgumentHelp(
+      "Where the source listens: ADDRESS:PORT or unix:PATH; several, separated by commas.",
+      valueName: "addresses"))
+  var from: String
+
+  @Option(
+    help: ArgumentHelp(
+      "Socket on which the VMM hands its userfaultfd over.", valueName: "socket"))
+  var attach: String
+
+  @Option(
+    help: ArgumentHelp(
+      "What runs the VM: microvm:SOCKET, or none when somebody else starts it.",
+      valueName: "front end"))
+  var vmm: String
+
+  @Option(
+    help: ArgumentHelp(
+      "How long the source may take to answer at first, once the VMM has attached.",
+      valueName: "seconds"))
+  var connectTimeout: UInt64 = 60
+
+  @Option(help: ArgumentHelp("Processor for the thread that resolves faults.", valueName: "cpu"))
+  var faultCPU: Int?
+
+  @Option(
+    help: ArgumentHelp("Processor for the threads that install pushes.", valueName: "cpu"))
+  var bulkCPU: Int?
+
+  func validate() throws {
+    guard (1...86_400).contains(connectTimeout) else {
+      throw ValidationError("--connect-timeout must be 1 to 86400 seconds")
+    }
+    guard !attach.isEmpty, attach.utf8.count <= Endpoint.maximumPathByteCount else {
+      throw ValidationError(
+        "--attach must be a path of 1 to \(Endpoint.maximumPathByteCount) bytes")
+    }
+    _ = try common.vmName()
+    _ = try common.frontEnd(vmm)
+    _ = try sources()
+  }
+
+  func run() throws {
+    BugExit.install()
+    // Before any thread: they inherit what is blocked.
+    let signals = try SignalSource()
+    let reporter = ReceiveReporter(vmName: common.vm, console: common.console())
+    do {
+      let session = try DestinationSession(try configuration(), observer: reporter.note)
+      let result = try session.run(signals: signals)
+      reporter.finish(result)
+      throw ExitCode(result.outcome.ending.exitCode)
+    } catch let refusal as Refusal {
+      throw ExitCode(reporter.finish(refusal))
+    } catch let error as SystemError {
+      // The session's own loop met what no kernel does to a sound program.
+      reporter.fail(error)
+      throw ExitCode(BugExit.code)
+    }
+  }
+
+  private func configuration() throws -> DestinationConfiguration {
+    var configuration = DestinationConfiguration(
+      vmName: try common.vmName(), attachPath: attach, frontEnd: try common.frontEnd(vmm),
+      sources: try sources(), token: try common.token(), directory: try common.directory())
+    configuration.connectNanoseconds = connectTimeout * 1_000_000_000
+    configuration.faultPlacement.processor = faultCPU
+    configuration.bulkPlacement.processor = bulkCPU
+    return configuration
+  }
+
+  private func sources() throws -> [Endpoint] {
+    try from.split(separator: ",", omittingEmptySubsequences: false).map { text in
+      try common.endpoint(String(text), option: "--from")
+    }
+  }
+}

@@ -1,0 +1,136 @@
+import FaultHandler
+import Migration
+import Pages
+import Reporting
+import Session
+import System
+import VMM
+import Wire
+
+/// Puts what happens at the destination into words.
+final class ReceiveReporter {
+  private let vmName: String
+  private let console: Console
+  private let startedAt = WallClock.timestamp()
+  private var rate = RateMeter()
+
+  init(vmName: String, console: Console) {
+    self.vmName = vmName
+    self.console = console
+  }
+
+  func note(_ note: DestinationNote) {
+    switch note {
+    case .awaitingAttach(let path): console.log(.notice, "waiting for the VMM at \(path)")
+    case .attached(let pid, let regionCount, let pageCount):
+      console.log(
+        .notice, "the VMM (pid \(pid)) has attached: \(regionCount) regions, \(pageCount) pages")
+    case .dialling(let endpoint, let error):
+      console.log(.notice, "the source does not answer at \(endpoint) yet (\(error)); trying on")
+    case .joined(let endpoint): console.log(.notice, "connected to the source at \(endpoint)")
+    case .state(let state): console.log(.debug, "state: \(state)")
+    case .warning(let text): console.log(.warning, text)
+    case .stopRefused(let reason): console.log(.warning, reason.reason)
+    case .signalIgnored(let signal): console.log(.debug, "\(signal.name) ends nothing")
+    case .progress(let progress): show(progress)
+    }
+  }
+
+  private func show(_ progress: DestinationProgressReport) {
+    guard let statistics = progress.statistics, progress.totalPageCount > 0 else { return }
+    let latency = statistics.demandLatency
+    console.show(
+      ProgressSample(
+        vm: vmName, phase: "\(progress.state)", elapsedNanoseconds: progress.elapsedNanoseconds,
+        donePageCount: statistics.settledPageCount, totalPageCount: progress.totalPageCount,
+        byteCount: statistics.installedByteCount,
+        bytesPerSecond: rate.bytesPerSecond(
+          byteCount: statistics.installedByteCount,
+          elapsedNanoseconds: progress.elapsedNanoseconds),
+        faultCount: statistics.faultCount, p50Nanoseconds: latency.nanoseconds(atQuantile: 0.5),
+        p99Nanoseconds: latency.nanoseconds(atQuantile: 0.99)),
+      now: MonotonicClock.now())
+  }
+
+  /// Says that the program itself failed; both hosts keep what they hold.
+  func fail(_ error: SystemError) {
+    console.log(
+      .error,
+      "a bug of ours ended this side: \(error). Start the VM on neither host by hand; look at both "
+        + "sides' reports first")
+  }
+
+  /// Says how it ended, when nothing had begun. The exit code.
+  func finish(_ refusal: Refusal) -> Int32 {
+    let outcome = Outcome(
+      ending: .refused, reason: refusal, source: .untouched, destination: .untouched)
+    tell(
+      outcome,
+      MigrationReport(
+        vm: vmName, session: nil, side: "destination", outcome: outcome, mode: "",
+        startedAt: startedAt, totalNanoseconds: 0))
+    return outcome.ending.exitCode
+  }
+
+  /// Says how it ended.
+  func finish(_ result: DestinationResult) {
+    var report = MigrationReport(
+      vm: vmName, session: result.session?.text, side: "destination", outcome: result.outcome,
+      mode: result.mode.map(Self.name) ?? "", startedAt: startedAt,
+      totalNanoseconds: result.totalNanoseconds)
+    report.pages.total = result.totalPageCount
+    if let statistics = result.statistics { add(statistics, to: &report) }
+    report.bytes.deviceState = UInt64(result.deviceStateByteCount)
+    report.guest = Self.guest(result)
+    report.phases = Self.phases(result.times)
+    tell(result.outcome, report)
+  }
+
+  private func add(_ statistics: DataPlaneStatistics, to report: inout MigrationReport) {
+    report.faults = Faults(
+      statistics.demandLatency, duplicateCount: statistics.repeatedFaultCount)
+    report.pages.data = statistics.demandedPageCount + statistics.pushedPageCount
+    report.pages.zero = statistics.zeroFilledPageCount + statistics.zeroMappedPageCount
+    report.pages.poisoned = statistics.poisonedPageCount
+    report.pages.removed = statistics.removedPageCount
+    report.pages.duplicate = statistics.droppedPageCount
+    report.bytes.demanded = statistics.demandedByteCount
+    report.bytes.pushed = statistics.pushedByteCount
+  }
+
+  private func tell(_ outcome: Outcome, _ report: MigrationReport) {
+    let level: LogLevel = outcome.ending == .completed ? .notice : .error
+    console.say(OperatorMessage(outcome, vmName: vmName), level: level)
+    console.finish(report)
+  }
+
+  private static func name(of mode: MigrationMode) -> String {
+    switch mode {
+    case .postCopy: "post-copy"
+    case .quick: "quick"
+    }
+  }
+
+  private static func guest(_ result: DestinationResult) -> GuestProgress? {
+    guard let start = result.guestAtStart?.operationCount,
+      let end = result.guestAtEnd?.operationCount
+    else { return nil }
+    return GuestProgress(
+      operationsBeforeFreeze: start, operationsAfterStart: end > start ? end - start : 0,
+      mismatches: UInt64(result.guestAtEnd?.mismatchCount ?? 0))
+  }
+
+  private static func phases(_ times: DestinationTimes) -> [PhaseTime] {
+    let named: [(String, Instant?, Instant?)] = [
+      ("device state on its way", times.frozen, times.deviceState),
+      ("device state loaded", times.deviceState, times.loaded),
+      ("GO to GO_ACCEPTED on disk", times.go, times.goAccepted),
+      ("GO_ACCEPTED to running", times.goAccepted, times.running),
+      ("running to all resident", times.running, times.allResident),
+    ]
+    return named.compactMap { name, start, end in
+      guard let start, let end else { return nil }
+      return PhaseTime(name, nanoseconds: end.nanoseconds(since: start))
+    }
+  }
+}

@@ -1,0 +1,127 @@
+import Glibc
+import Reporting
+import System
+import Testing
+
+extension EndToEnd {
+  /// SIGKILL, as the OOM killer or an operator in a hurry sends it.
+  @Suite("A process that is killed")
+  struct DeathTests {
+    @Test("the destination's VMM before GO: the source runs on")
+    func destinationBeforeGo() throws {
+      let migration = try Migration()
+      try migration.startAndHoldInLoad()
+      try migration.destination?.signal(SIGKILL)
+      try migration.expectBothAborted(atDestination: "VMM")
+    }
+
+    @Test("the destination's VMM before the source is found: nothing was begun")
+    func destinationBeforeSource() throws {
+      let migration = try Migration()
+      try migration.startReceiver(connectSeconds: 2)
+      try migration.startDestination().signal(SIGKILL)
+      _ = try migration.destination?.program.end()
+      try migration.receiver?.expectEnd("refused", exitCode: 10)
+      try migration.expectSourceRunsOn()
+    }
+
+    @Test("the destination's VMM after GO: both park and say that it is lost")
+    func destinationAfterGo() throws {
+      let migration = try Migration(Migration.slow, Plan(prefetch: "none"))
+      try migration.startUntilRunning()
+      try migration.destination?.signal(SIGKILL)
+      _ = try migration.destination?.program.end()
+      try migration.receiver?.expectEnd(
+        "parked", exitCode: 12, saying: "died", destination: Phrase.killed)
+      try migration.server?.expectEnd("parked", exitCode: 12, source: Phrase.disabled)
+      try migration.cleanUpParked()
+    }
+
+    @Test("page-server before the hand-over: a new send lets the VM run on and moves it")
+    func serverBeforeGo() throws {
+      let migration = try Migration()
+      try migration.startAndHoldInLoad()
+      let first = try #require(migration.server)
+      try first.signal(SIGKILL)
+      #expect(try first.program.end() == .killed(signal: SIGKILL))
+      try migration.receiver?.expectEnd("aborted", exitCode: 11, destination: Phrase.killed)
+      #expect(try migration.destination?.program.end() == .killed(signal: SIGKILL))
+      // Frozen by the dead one; the next one's first act is to let it run.
+      try migration.startServer()
+      try migration.source.expectRunsAndVerifies()
+      try migration.startReceiver()
+      try migration.startDestination()
+      try migration.expectCompletion()
+    }
+
+    @Test("postcopyd before the hand-over: the source runs on, and moves later")
+    func receiverBeforeGo() throws {
+      let migration = try Migration()
+      try migration.startAndHoldInLoad()
+      let first = try #require(migration.receiver)
+      try first.signal(SIGKILL)
+      #expect(try first.program.end() == .killed(signal: SIGKILL))
+      try migration.server?.expectEnd("aborted", exitCode: 11, source: Phrase.runs)
+      try migration.source.expectRunsAndVerifies()
+      // Its VMM has memory of a session that is over: it is of no use.
+      try migration.destination?.signal(SIGKILL)
+      _ = try migration.destination?.program.end()
+      migration.forgetSession()
+      try migration.start()
+      try migration.expectCompletion()
+    }
+
+    @Test("page-server after GO: the destination parks and its guest waits")
+    func serverAfterGo() throws {
+      let migration = try Migration(Migration.slow, Plan(prefetch: "none"))
+      try migration.startUntilRunning()
+      try migration.server?.signal(SIGKILL)
+      _ = try migration.server?.program.end()
+      try migration.receiver?.expectEnd(
+        "parked", exitCode: 12, source: Phrase.stopped, destination: Phrase.runs)
+      try migration.expectGuestWaits()
+      try migration.cleanUpParked()
+    }
+
+    @Test("postcopyd after GO: the source parks, and the guest waits")
+    func receiverAfterGo() throws {
+      let migration = try Migration(Migration.slow, Plan(prefetch: "none"))
+      try migration.startUntilRunning()
+      try migration.receiver?.signal(SIGKILL)
+      _ = try migration.receiver?.program.end()
+      try migration.server?.expectEnd(
+        "parked", exitCode: 12, source: Phrase.disabled, destination: Phrase.runs)
+      try migration.expectGuestWaits()
+      try migration.cleanUpParked()
+    }
+
+    @Test("the source's VMM whose memory is read by pid: before the destination comes")
+    func sourceProcess() throws {
+      let migration = try Migration(GuestShape(backing: "private"), Plan(memory: .process))
+      let server = try migration.startServer()
+      try migration.source.signal(SIGKILL)
+      _ = try migration.source.program.end()
+      try migration.startReceiver()
+      try migration.startDestination()
+      // There is no VM any more, and nobody may say that it runs.
+      let end = try server.end()
+      #expect(end.ending != .exited(code: 0))
+      #expect(end.report?.sourceState != Phrase.runs, "\(end.message)")
+      #expect(end.message.hasPrefix("VM e2e: ") && end.message.contains("next:"))
+      let received = try #require(migration.receiver).end()
+      #expect(received.ending != .exited(code: 0) && received.message.hasPrefix("VM e2e: "))
+    }
+
+    @Test("a VM that was handed over is not sent a second time")
+    func secondSend() throws {
+      let migration = try Migration()
+      try migration.start()
+      _ = try migration.receiver?.expectEnd("completed", exitCode: 0)
+      _ = try migration.server?.expectEnd("completed", exitCode: 0)
+      try migration.startServer(waits: false)
+        .expectEnd("refused", exitCode: 10, saying: "handed over")
+      try migration.expectMoved()
+      try migration.expectNothingLeft()
+    }
+  }
+}

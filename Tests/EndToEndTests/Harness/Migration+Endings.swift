@@ -1,0 +1,94 @@
+import Glibc
+import GuestKit
+import Pages
+import System
+import Testing
+
+// The other ways in which a migration ends.
+extension Migration {
+  /// Pages outstanding for minutes: the guest is slow, and only what it touches is sent.
+  static let slow = GuestShape(
+    memory: "64M", vcpus: 2, pattern: "rate-limited-write", more: ["--rate", "300"])
+
+  /// Stops the destination's VMM as soon as it has attached, and waits until it is asked to load:
+  /// the hand-over then stands still in front of PREPARED.
+  func startAndHoldInLoad() throws {
+    try startReceiver()
+    try startDestination().signal(SIGSTOP)
+    try startServer()
+    try receiver?.waitFor(state: "loading")
+    try server?.waitFor(state: "saved")
+  }
+
+  /// Starts all and waits until the VM runs at the destination with pages outstanding.
+  func startUntilRunning() throws {
+    try start()
+    try receiver?.waitFor(state: "running")
+    try server?.waitFor(state: "serving")
+  }
+
+  /// After GO: SIGHUP ends nothing, the first stop is refused, the second parks both sides with
+  /// everything kept and nothing made up.
+  func expectParksOnSecondSignal(of engine: Engine, _ signal: Int32) throws {
+    try engine.signal(SIGHUP)
+    try engine.waitFor("SIGHUP ends nothing")
+    try engine.signal(signal)
+    try engine.waitFor("again")
+    #expect(!engine.program.hasEnded)
+    try engine.signal(signal)
+    try expectBothParked()
+  }
+
+  /// Both sides have parked; the guest at the destination waits for its pages.
+  func expectBothParked(saying words: String = "") throws {
+    let receiver = try #require(receiver)
+    let server = try #require(server)
+    try receiver.expectEnd(
+      "parked", exitCode: 12, saying: words, source: Phrase.stopped, destination: Phrase.runs)
+    try server.expectEnd(
+      "parked", exitCode: 12, source: Phrase.disabled, destination: Phrase.runs)
+    try expectGuestWaits()
+    try cleanUpParked()
+  }
+
+  /// Nobody brings pages any more: sooner or later each vCPU needs one that is missing and waits.
+  /// It must never see anything in its place.
+  func expectGuestWaits() throws {
+    let destination = try #require(destination)
+    let deadline = Patience.deadline()
+    while true {
+      var request = ControlRequest("pause")
+      request.timeoutMilliseconds = 200
+      let reply = try destination.call(request)
+      if reply.code == "timeout", !(reply.waitingVcpus ?? []).isEmpty { break }
+      try destination.must("resume")
+      guard MonotonicClock.now() < deadline else {
+        throw HarnessError(description: "the guest waits for no page: \(reply)")
+      }
+    }
+    #expect(try destination.status.mismatches?.isEmpty ?? true)
+    #expect(destination.program.lines.allSatisfy { !$0.contains("mismatch") })
+    #expect(try source.status.state != "running")
+  }
+
+  /// Ends both VMs, whose guest is lost to the test, and forgets the session as an operator would.
+  func cleanUpParked() throws {
+    if let destination, !destination.program.hasEnded {
+      try destination.signal(SIGKILL)
+      #expect(try destination.program.end() == .killed(signal: SIGKILL))
+    }
+    try source.quit()
+    forgetSession()
+  }
+
+  /// Before GO both sides give up: the source runs on, the destination's VMM is ended.
+  func expectBothAborted(saying words: String = "", atDestination: String = "") throws {
+    let server = try #require(server)
+    let receiver = try #require(receiver)
+    try server.expectEnd("aborted", exitCode: 11, saying: words, source: Phrase.runs)
+    try receiver.expectEnd(
+      "aborted", exitCode: 11, saying: atDestination, destination: Phrase.killed)
+    #expect(try destination?.program.end() == .killed(signal: SIGKILL))
+    try expectSourceRunsOn()
+  }
+}

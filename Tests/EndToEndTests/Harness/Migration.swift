@@ -1,0 +1,231 @@
+import Glibc
+import GuestKit
+import Pages
+import Reporting
+import System
+import Testing
+
+/// How a migration is done.
+struct Plan: Sendable {
+  /// How the source's memory is named to page-server.
+  enum Memory: Sendable { case file, process, ranges }
+  enum Link: Sendable { case unix, loopback, loopback6 }
+
+  var mode = "post-copy"
+  var memory = Memory.file
+  var link = Link.unix
+  var dialect = "1.12"
+  var prefetch = "bubbling"
+  var bulkConnections = 1
+}
+
+/// One VM that moves: two microvms, page-server, postcopyd, and the directory of all they need.
+final class Migration {
+  static let vmName = "e2e"
+
+  let workspace: Workspace
+  let shape: GuestShape
+  var plan: Plan
+  let source: TestVM
+  var destination: TestVM?
+  var server: Engine?
+  var receiver: Engine?
+  /// The session directories that were there before.
+  private let sessionsBefore: [String]
+  private var address = ""
+  /// What comes before a command, by its name: another user, a cgroup.
+  var prefixes: [String: [String]] = [:]
+  var sourceStateDirectory: String
+  var destinationStateDirectory: String
+
+  /// Starts the source's VM and waits until its guest works.
+  convenience init(_ shape: GuestShape = GuestShape(), _ plan: Plan = Plan()) throws {
+    let workspace = try Workspace()
+    let source = try TestVM("source", shape, in: workspace)
+    try source.waitUntilReady()
+    try self.init(source, shape, plan, workspace)
+  }
+
+  /// Moves a VM that has come from somewhere else.
+  convenience init(
+    adopting source: TestVM, shape: GuestShape, _ plan: Plan = Plan()
+  ) throws {
+    try self.init(source, shape, plan, Workspace())
+  }
+
+  private init(
+    _ source: TestVM, _ shape: GuestShape, _ plan: Plan, _ workspace: Workspace
+  ) throws {
+    self.source = source
+    self.shape = shape
+    self.plan = plan
+    self.workspace = workspace
+    sessionsBefore = Self.sessions
+    sourceStateDirectory = workspace.file("source-state")
+    destinationStateDirectory = workspace.file("destination-state")
+    let token = try Program(
+      "postcopyctl", [Binaries.path("postcopyctl"), "token", workspace.file("token")])
+    try #require(try token.end() == .exited(code: 0))
+    try source.waitForProgress(operations: 100)
+    address = try Self.address(of: plan.link, in: workspace)
+  }
+
+  var attachPath: String { workspace.file("attach.sock") }
+
+  /// Where the source listens.
+  var listenAddress: String { address }
+
+  /// Starts page-server and waits until it listens.
+  @discardableResult
+  func startServer(waits: Bool = true) throws -> Engine {
+    var arguments = try ["send", "--vm", Self.vmName, "--memory", memoryOption]
+    arguments += ["--vmm", "microvm:\(source.socket)", "--listen", address, "--mode", plan.mode]
+    arguments += ["--token-file", workspace.file("token"), "--insecure"]
+    arguments += ["--state-dir", sourceStateDirectory, "--prefetch", plan.prefetch]
+    arguments += ["--bulk-connections", "\(plan.bulkConnections)"]
+    let server = try Engine("page-server", arguments, prefix: prefixes["page-server"] ?? [])
+    self.server = server
+    if waits { try server.waitFor("waiting for the destination") }
+    return server
+  }
+
+  /// Starts postcopyd and waits until a VMM may attach.
+  @discardableResult
+  func startReceiver(
+    waits: Bool = true, token: String? = nil, connectSeconds: Int = 60
+  ) throws -> Engine {
+    var arguments = ["receive", "--vm", Self.vmName, "--from", address, "--attach", attachPath]
+    arguments += ["--vmm", "microvm:\(workspace.file("destination.sock"))", "--insecure"]
+    arguments += ["--token-file", token ?? workspace.file("token")]
+    arguments += ["--state-dir", destinationStateDirectory]
+    arguments += ["--connect-timeout", "\(connectSeconds)"]
+    let receiver = try Engine("postcopyd", arguments, prefix: prefixes["postcopyd"] ?? [])
+    self.receiver = receiver
+    if waits { try receiver.waitFor("waiting for the VMM") }
+    return receiver
+  }
+
+  /// Starts the empty VM, which attaches to postcopyd.
+  @discardableResult
+  func startDestination(_ shape: GuestShape? = nil) throws -> TestVM {
+    let destination = try TestVM(
+      "destination", shape ?? self.shape, in: workspace, prefix: prefixes["microvm"] ?? [],
+      incoming: ["--attach", attachPath, "--attach-dialect", plan.dialect])
+    try destination.waitUntilReady()
+    self.destination = destination
+    return destination
+  }
+
+  /// All of it, the source last: so each step is over before the next begins.
+  func start() throws {
+    try startReceiver()
+    try startDestination()
+    try startServer()
+  }
+
+  /// Both engines complete; the guest runs at the destination alone, and all of its memory is what
+  /// it was or what the guest made of it since.
+  func expectCompletion() throws {
+    let server = try #require(server)
+    let receiver = try #require(receiver)
+    let received = try receiver.expectEnd("completed", exitCode: 0, destination: Phrase.runs)
+    let sent = try server.expectEnd("completed", exitCode: 0, destination: Phrase.runs)
+    #expect(sent.report?.downtime != nil && received.report?.faults != nil)
+    #expect(received.report?.guest?.mismatches ?? 0 == 0)
+    try expectMoved()
+    try expectNothingLeft()
+  }
+
+  /// The guest runs at the destination alone, with all of its memory.
+  func expectMoved() throws {
+    let destination = try #require(destination)
+    #expect(try source.status.state == "disabled")
+    try destination.waitForProgress()
+    try destination.must("pause")
+    #expect(try destination.must("verify").findingCount == 0)
+    let comparison = try ImageComparison(
+      source: ProcessImage(status: source.status),
+      destination: ProcessImage(status: destination.status))
+    #expect(comparison.findings.sentences == [])
+    #expect(comparison.unchangedPages + comparison.rewrittenPages + comparison.removedPages > 0)
+    try destination.must("resume")
+    try destination.waitForProgress(operations: 50)
+  }
+
+  /// Ends the VMs and sees that nothing is left of the migration: no process, no descriptor in a
+  /// VMM, no session in the run directory, no shared memory, no socket.
+  func expectNothingLeft() throws {
+    #expect(source.descriptors == source.descriptorsAtStart)
+    for engine in [server, receiver] { #expect(engine?.program.hasEnded ?? true) }
+    #expect(Self.sessions.filter { !sessionsBefore.contains($0) } == [])
+    if let destination, !destination.program.hasEnded { try destination.quit() }
+    try source.quit()
+    let own = workspace.path.split(separator: "/").last!
+    #expect(Workspace.names(in: "/dev/shm").filter { $0.hasPrefix(own) } == [])
+    #expect(Workspace.names(in: "/dev/hugepages").filter { $0.hasPrefix(own) } == [])
+    #expect(Workspace.names(in: workspace.path).filter { $0.hasSuffix(".sock") } == [])
+  }
+
+  /// Nothing came of it: the source's VM lives, and nothing is left.
+  func expectSourceRunsOn() throws {
+    try source.expectRunsAndVerifies()
+    if let destination, !destination.program.hasEnded { try destination.quit() }
+    try expectNothingLeft()
+  }
+
+  private var memoryOption: String {
+    get throws {
+      let status = try source.status
+      switch plan.memory {
+      case .file: return "file:\(status.memoryPath ?? "")"
+      case .process: return "pid:\(source.program.pid)"
+      case .ranges:
+        let ranges = (status.regions ?? []).map { region in
+          String(region.hostAddress, radix: 16) + "-"
+            + String(region.hostAddress + region.size, radix: 16)
+        }
+        return "pid:\(source.program.pid):" + ranges.joined(separator: ",")
+      }
+    }
+  }
+
+  /// Removes what a parked session keeps in the run directory.
+  func forgetSession() {
+    for path in Self.sessions where !sessionsBefore.contains(path) { Workspace.remove(path) }
+  }
+
+  /// The sessions in the run directories.
+  static var sessions: [String] {
+    ["/run/postcopy", "/dev/shm/postcopy"].flatMap { path in
+      Workspace.names(in: path).map { "\(path)/\($0)" }
+    }
+  }
+
+  private static func address(of link: Plan.Link, in workspace: Workspace) throws -> String {
+    switch link {
+    case .unix: "unix:\(workspace.file("link.sock"))"
+    case .loopback: "127.0.0.1:\(try freePort(AF_INET))"
+    case .loopback6: "[::1]:\(try freePort(AF_INET6))"
+    }
+  }
+
+  /// A port of the kernel's choice that nobody uses now.
+  private static func freePort(_ family: Int32) throws -> UInt16 {
+    let number = socket(family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    try #require(number >= 0)
+    let owner = OwnedDescriptor(adopting: number)
+    // listen without bind lets the kernel choose the port.
+    try #require(listen(owner.rawValue, 1) == 0)
+    var address = sockaddr_in6()
+    var length = socklen_t(MemoryLayout<sockaddr_in6>.size)
+    // unsafe: the address has the room that the kernel is told; the port stands at the same place
+    // in both families.
+    let result = unsafe withUnsafeMutablePointer(to: &address) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe getsockname(number, .init(__sockaddr__: $0), &length)
+      }
+    }
+    try #require(result == 0)
+    return UInt16(bigEndian: address.sin6_port)
+  }
+}

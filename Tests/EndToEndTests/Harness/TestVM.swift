@@ -1,0 +1,139 @@
+import Foundation
+import Glibc
+import GuestKit
+import Pages
+import System
+import Testing
+import VMM
+
+/// The shape of a guest: the same at both ends of a migration.
+struct GuestShape: Sendable, CustomTestStringConvertible {
+  var memory = "16M"
+  var vcpus = 1
+  var pattern = "random-write"
+  var pageSize = "4K"
+  var backing = "memfd"
+  var regions = 1
+  /// Threads instead of KVM, also where there is KVM.
+  var isProcess = false
+  var seed: UInt64 = 1
+  /// More options of `microvm run`.
+  var more: [String] = []
+
+  var options: [String] {
+    [
+      "--memory", memory, "--vcpus", "\(vcpus)", "--pattern", pattern, "--page-size", pageSize,
+      "--regions", "\(regions)", "--seed", "\(seed)",
+    ] + (isProcess ? ["--guest", "process"] : []) + more
+  }
+
+  var testDescription: String {
+    "\(memory) \(vcpus) vCPU \(pattern) \(pageSize) \(backing)"
+      + (regions > 1 ? " \(regions) regions" : "") + (isProcess ? " process" : "")
+      + (more.isEmpty ? "" : " " + more.joined(separator: " "))
+  }
+}
+
+/// A running microvm.
+final class TestVM {
+  let program: Program
+  let socket: String
+  let memoryFile: String?
+  private(set) var descriptorsAtStart: [String] = []
+
+  /// Starts one; `prefix` comes before the command. Wait with `waitUntilReady`.
+  init(
+    _ name: String, _ shape: GuestShape, in workspace: Workspace, prefix: [String] = [],
+    incoming: [String]? = nil
+  ) throws {
+    socket = workspace.file("\(name).sock")
+    var backing = shape.backing
+    var memoryFile: String?
+    if backing == "file" {
+      // Named after its workspace, so that whoever leaves it behind can be found.
+      let place = shape.pageSize == "4K" ? "/dev/shm" : "/dev/hugepages"
+      let path = "\(place)/\(workspace.path.split(separator: "/").last!)-\(name)"
+      backing = "file:\(path)"
+      memoryFile = path
+    }
+    self.memoryFile = memoryFile
+    var arguments = prefix + [Binaries.path("microvm"), "run", "--control", socket]
+    arguments += shape.options + ["--backing", backing]
+    if let incoming { arguments += ["--incoming"] + incoming }
+    program = try Program(name, arguments)
+  }
+
+  deinit { if let memoryFile { _ = unsafe unlink(memoryFile) } }
+
+  func waitUntilReady() throws {
+    try program.line("that it is ready") { $0.hasPrefix("microvm: ready") }
+    descriptorsAtStart = descriptors
+  }
+
+  /// What its process has open, each by what it is.
+  var descriptors: [String] {
+    Workspace.names(in: "/proc/\(program.pid)/fd").map { number in
+      (try? FileManager.default.destinationOfSymbolicLink(
+        atPath: "/proc/\(program.pid)/fd/\(number)")) ?? ""
+    }.map { String($0.prefix { $0 != "[" }) }.sorted()
+  }
+
+  func call(_ request: ControlRequest, seconds: UInt64 = Patience.usualSeconds) throws
+    -> ControlReply
+  {
+    let deadline = Patience.deadline(seconds: seconds)
+    return try JSONLineClient.connect(socket, deadline: deadline)
+      .call(request, replyingWith: ControlReply.self, deadline: deadline)
+  }
+
+  /// Carries a verb out, or fails the test.
+  @discardableResult
+  func must(_ verb: String) throws -> ControlReply {
+    let reply = try call(ControlRequest(verb))
+    guard reply.ok else {
+      throw HarnessError(
+        description: "\(program.name): \(verb): \(reply.error ?? "?") \(reply.findings ?? [])")
+    }
+    return reply
+  }
+
+  var status: ControlReply { get throws { try must("status") } }
+
+  /// Waits until the guest has done that many operations more than now; a stopped guest never does.
+  func waitForProgress(operations: UInt64 = 300, seconds: UInt64 = Patience.usualSeconds) throws {
+    let deadline = Patience.deadline(seconds: seconds)
+    var goal: UInt64?
+    while true {
+      let reply = try status
+      if let done = reply.operations {
+        if let goal, done >= goal { return }
+        if goal == nil { goal = done + operations }
+      }
+      #expect(reply.mismatches?.isEmpty ?? true, "the guest found wrong pages")
+      guard MonotonicClock.now() < deadline else {
+        throw HarnessError(
+          description: "\(program.name)'s guest makes no progress: \(reply.state ?? "?")")
+      }
+      try program.pause()
+    }
+  }
+
+  /// The VM lives: its guest works, and every page of it is right.
+  func expectRunsAndVerifies() throws {
+    #expect(try status.state == "running")
+    try waitForProgress()
+    try must("pause")
+    let reply = try must("verify")
+    #expect(reply.findingCount == 0)
+    try must("resume")
+    try waitForProgress(operations: 50)
+  }
+
+  /// Ends it in good order.
+  func quit() throws {
+    try must("quit")
+    #expect(try program.end() == .exited(code: 0))
+  }
+
+  func signal(_ signal: Int32) throws { try program.process.send(signal: signal) }
+}

@@ -1,0 +1,104 @@
+import Testing
+
+extension EndToEnd {
+  /// Each ends with the guest's own check and a full comparison with the frozen source.
+  @Suite("A VM moves")
+  struct MoveTests {
+    private func move(_ shape: GuestShape, _ plan: Plan = Plan()) throws {
+      let migration = try Migration(shape, plan)
+      try migration.start()
+      try migration.expectCompletion()
+    }
+
+    @Test("in each mode, with 1, 2 and 4 vCPUs", arguments: ["post-copy", "quick"], [1, 2, 4])
+    func modes(mode: String, vcpus: Int) throws {
+      try move(GuestShape(vcpus: vcpus), Plan(mode: mode))
+    }
+
+    @Test(
+      "whatever way the guest visits its pages",
+      arguments: ["sequential", "strided", "random-read", "zipf", "chase", "rate-limited-write"])
+    func patterns(pattern: String) throws {
+      try move(GuestShape(vcpus: 2, pattern: pattern))
+    }
+
+    @Test(
+      "from a memory file, from a process's ranges and from the mapping that is found",
+      arguments: [
+        ("file", Plan.Memory.file), ("memfd", .process), ("private", .process), ("memfd", .ranges),
+      ])
+    func backings(backing: String, memory: Plan.Memory) throws {
+      try move(GuestShape(backing: backing), Plan(memory: memory))
+    }
+
+    @Test(
+      "in huge pages", .enabled(if: Machine.hasHugePages, "needs 32 free huge pages"),
+      arguments: [("memfd", Plan.Memory.file), ("private", .process)], ["post-copy", "quick"])
+    func hugePages(backing: (String, Plan.Memory), mode: String) throws {
+      try move(
+        GuestShape(memory: "32M", vcpus: 2, pageSize: "2M", backing: backing.0),
+        Plan(mode: mode, memory: backing.1))
+    }
+
+    @Test(
+      "in several regions, more than the seven that Firecracker sends",
+      arguments: [2, 8], [Plan.Memory.file, .ranges])
+    func regions(count: Int, memory: Plan.Memory) throws {
+      try move(GuestShape(regions: count), Plan(memory: memory))
+    }
+
+    @Test(
+      "in each dialect of the attach socket", arguments: ["1.4", "1.7", "1.12", "two-descriptors"])
+    func dialects(dialect: String) throws {
+      try move(GuestShape(), Plan(dialect: dialect))
+    }
+
+    @Test("over TCP, IPv4 and IPv6", arguments: [Plan.Link.loopback, .loopback6])
+    func links(link: Plan.Link) throws {
+      try move(GuestShape(vcpus: 2), Plan(link: link))
+    }
+
+    @Test("with every push policy and two bulk connections", arguments: ["bubbling", "linear"])
+    func pushes(prefetch: String) throws {
+      try move(
+        GuestShape(vcpus: 2), Plan(link: .loopback, prefetch: prefetch, bulkConnections: 2))
+    }
+
+    @Test(
+      "while it gives pages back",
+      arguments: [
+        ("memfd", "remove", "4K"), ("memfd", "dontneed", "4K"), ("private", "dontneed", "4K"),
+      ], ["post-copy", "quick"])
+    func removal(how: (backing: String, method: String, pageSize: String), mode: String) throws {
+      try move(
+        GuestShape(
+          vcpus: 2, pageSize: how.pageSize, backing: how.backing,
+          more: ["--remove-every", "20", "--remove-by", how.method]),
+        Plan(mode: mode, memory: how.backing == "private" ? .process : .file))
+    }
+
+    @Test("without KVM: the guest of threads", arguments: ["post-copy", "quick"])
+    func processGuest(mode: String) throws {
+      try move(GuestShape(vcpus: 2, isProcess: true), Plan(mode: mode))
+    }
+
+    @Test("that is empty but for its first pages")
+    func empty() throws {
+      try move(GuestShape(memory: "64M", pattern: "sequential", more: ["--fill-percent", "0"]))
+    }
+
+    @Test("on to a third host, from where it came to")
+    func again() throws {
+      let first = try Migration(GuestShape(vcpus: 2))
+      try first.start()
+      _ = try first.receiver?.expectEnd("completed", exitCode: 0)
+      _ = try first.server?.expectEnd("completed", exitCode: 0)
+      let middle = try #require(first.destination)
+      try middle.waitForProgress()
+      let second = try Migration(adopting: middle, shape: first.shape)
+      try second.start()
+      try second.expectCompletion()
+      try first.source.quit()
+    }
+  }
+}

@@ -1,0 +1,131 @@
+import Codec
+import Glibc
+import Pages
+import System
+import Testing
+import Uring
+import Wire
+
+/// The source's side of a session, played frame by frame by the test.
+final class ScriptedSource: Sendable {
+  static let session = SessionID(high: 0x1122_3344_5566_7788, low: 0x99AA_BBCC_DDEE_FF01)
+  let urgent: Connection
+  let bulk: [Connection]
+  let shortID = ScriptedSource.session.shortID
+
+  init(urgent: Connection, bulk: [Connection]) {
+    self.urgent = urgent
+    self.bulk = bulk
+  }
+
+  /// Two ends of a stream.
+  static func pair(_ purpose: Connection.Purpose) throws -> (Connection, Connection) {
+    var numbers: [Int32] = [-1, -1]
+    let kind = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+    try #require(unsafe socketpair(AF_UNIX, kind, 0, &numbers) == 0)
+    let peer = Endpoint.unix(path: "test")
+    return (
+      try Connection(adopting: OwnedDescriptor(adopting: numbers[0]), peer: peer, purpose: purpose),
+      try Connection(adopting: OwnedDescriptor(adopting: numbers[1]), peer: peer, purpose: purpose)
+    )
+  }
+
+  /// The next frame that the destination sent there, with its payload.
+  func next(on connection: Connection) throws -> (FrameHeader, [UInt8]) {
+    let head = try receive(WireLimits.headerByteCount, on: connection)
+    let header = try FrameHeader(decoding: head.rawBytes)
+    let payload =
+      header.payloadByteCount > 0 ? try receive(header.payloadByteCount, on: connection) : []
+    return (header, payload)
+  }
+
+  private func receive(_ count: Int, on connection: Connection) throws -> [UInt8] {
+    var buffer = try TransferBuffer(byteCount: count)
+    var room = buffer.mutableBytes(0..<count)
+    try connection.receiveAll(into: &room)
+    var bytes: [UInt8] = []
+    buffer.append(0..<count, to: &bytes)
+    return bytes
+  }
+
+  /// The next request on the urgent connection.
+  func nextRequest() throws -> FrameHeader {
+    while true {
+      let (header, _) = try next(on: urgent)
+      if header.type == .request { return header }
+    }
+  }
+
+  func send(_ header: FrameHeader, _ payload: [UInt8] = [], on connection: Connection) throws {
+    var bytes: [UInt8] = []
+    header.appendEncoded(to: &bytes)
+    bytes += payload
+    try connection.send(bytes.rawBytes)
+  }
+
+  func send(_ message: ControlMessage) throws {
+    try urgent.send(message.encodedFrame(session: shortID).rawBytes)
+  }
+
+  /// Pages of one region with the words that the source has there.
+  func sendPages(
+    _ pages: Range<Int>, region: Int = 0, size: PageSize = .small, isDemanded: Bool = false,
+    sequence: UInt32 = 0, on connection: Connection
+  ) throws {
+    var payload: [UInt8] = []
+    for page in pages {
+      payload += PageContent.bytes(PageContent.word(page, region: region), size)
+    }
+    let header = FrameHeader.pages(
+      Self.run(pages, region), pageSize: size, isDemanded: isDemanded, session: shortID,
+      sequence: sequence, checksum: CRC32C.checksum(of: payload.rawBytes))
+    try send(header, payload, on: connection)
+  }
+
+  func sendZeros(_ pages: Range<Int>, isDemanded: Bool = false, on connection: Connection) throws {
+    try send(
+      .zeroPages(
+        Self.run(pages, 0), isDemanded: isDemanded, session: shortID, sequence: 0),
+      on: connection)
+  }
+
+  func sendZeroMap(_ runs: [PageRun]) throws {
+    try bulk[0].send(ZeroMap.encodedFrame(runs[...], session: shortID).rawBytes)
+  }
+
+  func sendPoison(_ pages: Range<Int>, isDemanded: Bool, on connection: Connection) throws {
+    try send(
+      .poisonedPages(
+        Self.run(pages, 0), isDemanded: isDemanded, session: shortID, sequence: 0),
+      on: connection)
+  }
+
+  func finishPush() throws {
+    for connection in bulk { try send(.pushFinished(session: shortID), on: connection) }
+  }
+
+  static func run(_ pages: Range<Int>, _ region: Int = 0) -> PageRun {
+    PageRun(
+      region: RegionIndex(region), start: PageIndex(pages.lowerBound),
+      count: PageCount(pages.count))
+  }
+
+  /// Answers every request with the source's pages until the connection ends.
+  func serveRequests(size: PageSize = .small) throws -> GuestThread<Int> {
+    try GuestThread { [self] in
+      var served = 0
+      while let request = try? nextRequest() {
+        let start = Int(request.run.start.rawValue)
+        let pages = start..<start + Int(request.run.count.rawValue)
+        let region = Int(request.run.region.rawValue)
+        guard
+          (try? sendPages(
+            pages, region: region, size: size, isDemanded: true, sequence: request.sequence,
+            on: urgent)) != nil
+        else { break }
+        served += pages.count
+      }
+      return served
+    }
+  }
+}

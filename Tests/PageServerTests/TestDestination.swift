@@ -1,0 +1,167 @@
+import Codec
+import Pages
+import Prefetch
+import System
+import Uring
+import Wire
+
+@testable import PageServer
+
+let testSession = SessionID(high: 1, low: 0x1234_5678)
+
+/// One frame as the destination gets it.
+struct ReceivedFrame {
+  let header: FrameHeader
+  let payload: [UInt8]
+}
+
+/// The destination's end of one connection: judges every frame with the real gate.
+final class TestPeer: Sendable {
+  let connection: Connection
+  private let gate: FrameGate
+
+  init(_ connection: Connection, _ role: ConnectionRole, _ layout: ImageLayout) {
+    self.connection = connection
+    gate = .session(from: .source, on: role, session: testSession, layout: layout)
+  }
+
+  func receive(until deadline: Instant? = soon()) throws -> ReceivedFrame {
+    let head = try connection.receiveAll(WireLimits.headerByteCount, until: deadline)
+    let header = try gate.admit(head.rawBytes)
+    var payload: [UInt8] = []
+    if header.payloadByteCount > 0 {
+      payload = try connection.receiveAll(header.payloadByteCount, until: deadline)
+    }
+    try header.verify(payload: payload.rawBytes)
+    return ReceivedFrame(header: header, payload: payload)
+  }
+
+  func receiveControl() throws -> ControlMessage {
+    let frame = try receive()
+    return try ControlMessage(decoding: frame.payload.rawBytes, of: frame.header.type)
+  }
+
+  func request(_ page: Int, in region: Int = 0, count: Int = 1, sequence: UInt32) throws {
+    let run = PageRun(
+      region: RegionIndex(region), start: PageIndex(page), count: PageCount(count))
+    var frame: [UInt8] = []
+    FrameHeader.request(run, session: testSession.shortID, sequence: sequence)
+      .appendEncoded(to: &frame)
+    try connection.send(frame)
+  }
+
+  func send(_ message: ControlMessage) throws {
+    try connection.send(message.encodedFrame(session: testSession.shortID))
+  }
+
+  func grant(total: Int) throws {
+    try connection.send(
+      Credit.encodedFrame(total: ByteCount(total), session: testSession.shortID))
+  }
+}
+
+/// A source at work on real sockets, with the destination's ends in the test's hands.
+final class TestMigration: Sendable {
+  let plane: SourceDataPlane
+  private let backing: any MemoryBacking
+  let layout: ImageLayout
+  let urgent: TestPeer
+  let bulk: [TestPeer]
+
+  init(
+    _ backing: any MemoryBacking, layout: ImageLayout? = nil, bulkCount: Int = 1,
+    prefetch: PrefetchKind? = .bubbling, over text: String = "unix:"
+  ) throws {
+    let layout = layout ?? backing.naturalLayout
+    self.layout = layout
+    self.backing = backing
+    try backing.validate(layout)
+    let plane = try SourceDataPlane(
+      backing: backing, layout: layout, session: testSession, prefetch: prefetch)
+    self.plane = plane
+    let listener = try Listener(
+      text == "unix:" ? .unix(path: temporaryPath("sock")) : Endpoint(parsing: text))
+    func connect(_ purpose: Connection.Purpose) throws -> (Connection, Connection) {
+      let client = try Connection.dial(listener.endpoint, purpose: purpose, until: soon())
+      let server = try listener.accept(until: soon())
+      try server.setPurpose(purpose)
+      return (client, server)
+    }
+    let (client, server) = try connect(.urgent)
+    urgent = TestPeer(client, .urgent, layout)
+    try plane.attachUrgent(server)
+    bulk = try (0..<bulkCount).map { _ in
+      let (client, server) = try connect(.bulk)
+      try plane.attachBulk(server)
+      return TestPeer(client, .bulk, layout)
+    }
+  }
+
+  deinit {
+    // The destination closes first, so that stopping waits for nothing.
+    urgent.connection.shutdown()
+    plane.stop()
+  }
+
+  func beginServing() throws {
+    try backing.markFrozen()
+    plane.beginServing()
+  }
+
+  func notice() throws -> SourceNotice {
+    guard let notice = plane.events.receive(until: soon()) else { throw TestTimeout() }
+    return notice
+  }
+}
+
+struct TestTimeout: Error {}
+
+/// What arrived on all connections of one migration, page by page.
+struct Arrivals: Sendable {
+  var pushed: [Int]
+  var demanded: [Int]
+  var mapped: [Int]
+  var wrong: [String] = []
+  var finished = 0
+
+  init(pageCount: Int) {
+    pushed = Array(repeating: 0, count: pageCount)
+    demanded = pushed
+    mapped = pushed
+  }
+
+  /// Whether each page has come, none of them pushed twice, named twice by the map, or both when
+  /// somebody wrote it. An absent page may be pushed as zeros before the map comes to it.
+  var areComplete: Bool {
+    zip(pushed, mapped).allSatisfy { $0 <= 1 && $1 <= 1 && $0 + $1 >= 1 }
+  }
+
+  /// Books one frame; `expected` gives the true content of a page.
+  mutating func book(
+    _ frame: ReceivedFrame, layout: ImageLayout, expected: (Int) -> [UInt8]
+  ) throws {
+    switch frame.header.type {
+    case .zeroMap:
+      for position in 0..<(try ZeroMap.runCount(in: frame.payload.rawBytes)) {
+        let run = try ZeroMap.run(at: position, in: frame.payload.rawBytes, of: layout)
+        for index in layout.flatRange(of: run) {
+          mapped[index] += 1
+          if expected(index).contains(where: { $0 != 0 }) { wrong.append("mapped \(index)") }
+        }
+      }
+    case .pages, .zeroPages:
+      let isDemanded = frame.header.flags.contains(.demanded)
+      for (position, index) in layout.flatRange(of: frame.header.run).enumerated() {
+        if isDemanded { demanded[index] += 1 } else { pushed[index] += 1 }
+        let content = expected(index)
+        let found =
+          frame.header.type == .zeroPages
+          ? [UInt8](repeating: 0, count: content.count)
+          : Array(frame.payload[position * content.count..<(position + 1) * content.count])
+        if found != content { wrong.append("page \(index), demanded \(isDemanded)") }
+      }
+    case .pushFinished: finished += 1
+    default: wrong.append("\(frame.header.type)")
+    }
+  }
+}
