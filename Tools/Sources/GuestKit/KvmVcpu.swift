@@ -2,6 +2,7 @@ internal import CGuestProgram
 internal import CLinux
 internal import Glibc
 internal import Pages
+internal import Synchronization
 internal import System
 
 /// One real virtual CPU: its descriptor, its shared `kvm_run` page, and the guest's ports.
@@ -11,6 +12,9 @@ final class KvmVcpu: @unchecked Sendable {
   let descriptor: OwnedDescriptor
   private let runByteCount: Int
   private let run: UnsafeMutablePointer<kvm_run>
+  /// `immediate_exit` in the same page: the kernel reads it when it enters the guest, and others
+  /// set it while this vCPU's thread may look at it.
+  private let immediateExit: UnsafeMutablePointer<Atomic<UInt8>>
   /// Ends a rate-limit wait in the VMM.
   private let wakeUp: WakeEvent
   private let memory: GuestMemory
@@ -39,6 +43,9 @@ final class KvmVcpu: @unchecked Sendable {
     // unsafe: KVM shares a struct kvm_run at the start of this mapping, which lives as long as
     // self.
     unsafe run = address.assumingMemoryBound(to: kvm_run.self)
+    // unsafe: one byte of that struct, which everybody here accesses through this pointer alone.
+    let offset = MemoryLayout<kvm_run>.offset(of: \.immediate_exit)!
+    unsafe immediateExit = (address + offset).assumingMemoryBound(to: Atomic<UInt8>.self)
     self.descriptor = descriptor
   }
 
@@ -47,14 +54,13 @@ final class KvmVcpu: @unchecked Sendable {
 
   /// Makes the next or the running KVM_RUN return. The caller sends the thread a signal as well.
   func interrupt() {
-    // unsafe: kvm_run is shared with the kernel, which reads this byte when it enters the guest.
-    unsafe run.pointee.immediate_exit = 1
+    unsafe immediateExit.pointee.store(1, ordering: .releasing)
     wakeUp.signal()
   }
 
   /// Undoes `interrupt`, before the vCPU runs again. With the gate's lock held.
   func clearInterrupt() {
-    unsafe run.pointee.immediate_exit = 0
+    unsafe immediateExit.pointee.store(0, ordering: .releasing)
     _ = wakeUp.drain()
   }
 
@@ -66,7 +72,7 @@ final class KvmVcpu: @unchecked Sendable {
         switch Errno.current {
         // Interrupted: the port access before, if any, is complete and the registers are final.
         case .interrupted:
-          if unsafe run.pointee.immediate_exit != 0 { return .kicked }
+          if unsafe immediateExit.pointee.load(ordering: .acquiring) != 0 { return .kicked }
         case .tryAgain: continue
         case let error: return .failed(crash("KVM_RUN: \(error)"))
         }
@@ -108,7 +114,7 @@ final class KvmVcpu: @unchecked Sendable {
 
   /// KVM finishes an OUT when the vCPU is entered again: enter it, and come straight back.
   private func completePortAccess() {
-    unsafe run.pointee.immediate_exit = 1
+    unsafe immediateExit.pointee.store(1, ordering: .releasing)
     let result = clinux_ioctl_none(descriptor.rawValue, clinux_kvm_run)
     invariant(result != 0 && Errno.current == .interrupted, "immediate_exit comes back with EINTR")
   }
