@@ -85,7 +85,9 @@ let package = Package(
       path: "Tools/Sources/microvm", cSettings: cSettings, swiftSettings: strictSettings),
     .testTarget(
       name: "MicrovmTests",
-      dependencies: ["CGuestProgram", "CLinux", "GuestKit", "Pages", "System", "microvm"],
+      dependencies: [
+        "CGuestProgram", "CLinux", "GuestKit", "Pages", "System", "UFFD", "VMM", "microvm",
+      ],
       cSettings: cSettings, swiftSettings: strictSettings),
 
     // Executables: options and wiring.

@@ -47,6 +47,13 @@ int clinux_send_thread_signal(pid_t thread_id, int signal_number) {
   return (int)syscall(SYS_tgkill, getpid(), thread_id, signal_number);
 }
 
+int clinux_unblock_signal(int signal_number) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, signal_number);
+  return pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 static void ignore_signal(int signal_number) { (void)signal_number; }
 
 int clinux_install_empty_signal_handler(int signal_number) {

@@ -120,3 +120,18 @@ int clinux_unix_address(const char *path, struct sockaddr_un *address) {
   memcpy(address->sun_path, path, length + 1);
   return (int)(offsetof(struct sockaddr_un, sun_path) + length + 1);
 }
+
+static int trap_exit_code;
+
+static void exit_on_trap(int signal_number) {
+  (void)signal_number;
+  _exit(trap_exit_code);
+}
+
+void clinux_exit_on_trap(int exit_code) {
+  trap_exit_code = exit_code;
+  struct sigaction action = {.sa_handler = exit_on_trap};
+  sigaction(SIGILL, &action, NULL);
+  sigaction(SIGTRAP, &action, NULL);
+  sigaction(SIGABRT, &action, NULL);
+}

@@ -41,7 +41,8 @@ SAME(offsetof(struct uffd_abi_fill, done), offsetof(struct uffdio_continue, mapp
 SAME(offsetof(struct uffd_abi_move, move), 32);
 SAME(offsetof(struct uffd_abi_writeprotect, mode), offsetof(struct uffdio_writeprotect, mode));
 SAME(offsetof(struct uffd_abi_message, argument0), offsetof(struct uffd_msg, arg.pagefault.flags));
-SAME(offsetof(struct uffd_abi_message, argument1), offsetof(struct uffd_msg, arg.pagefault.address));
+SAME(offsetof(struct uffd_abi_message, argument1),
+     offsetof(struct uffd_msg, arg.pagefault.address));
 SAME(offsetof(struct uffd_abi_message, argument2),
      offsetof(struct uffd_msg, arg.pagefault.feat.ptid));
 SAME(offsetof(struct uffd_abi_message, argument0), offsetof(struct uffd_msg, arg.fork.ufd));

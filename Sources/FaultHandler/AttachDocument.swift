@@ -100,7 +100,7 @@ public struct AttachDocument: Hashable, Sendable {
         : "\(place(context.codingPath)) is not a whole number of at most 64 bits"
     case .dataCorrupted(let context):
       return context.codingPath.isEmpty
-        ? "the body is not JSON"
+        ? "the body is not JSON, or a number in it is negative or too large"
         : "\(place(context.codingPath)) is not a whole number of at most 64 bits"
     @unknown default: return "the body cannot be decoded"
     }

@@ -94,7 +94,8 @@ public final class DestinationDataPlane {
   /// takes a link that has stood still for long.
   public func send(_ message: ControlMessage) -> Bool { parts.inbox.post(message) }
 
-  /// After `memoryPressure`, when there may be memory again: asks again for all that is waited for.
+  /// After `memoryPressure`, when there may be memory again: lets everybody who waits fault again, and
+  /// asks again for all that was asked for.
   public func retryAfterMemoryPressure() {
     parts.events.forget(.memoryPressure)
     parts.inbox.post(.repeatRequests)

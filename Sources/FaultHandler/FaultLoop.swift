@@ -156,9 +156,20 @@ struct FaultLoop: ~Copyable {
     let wishes = plane.inbox.takeWishes()
     if wishes.contains(.startFaults) { answersFaults = true }
     if wishes.contains(.sweepMissing) { sweepPosition = 0 }
-    if wishes.contains(.repeatRequests) { repeatPosition = 0 }
+    if wishes.contains(.repeatRequests) { repeatEverything() }
     if wishes.contains(.unregister) { unregister() }
     if wishes.contains(.stop) { isStopping = true }
+  }
+
+  /// Asks again for all that was asked for, and lets everybody who waits fault again: whoever waits
+  /// for zeros or poison is known nowhere else.
+  private mutating func repeatEverything() {
+    repeatPosition = 0
+    do throws(UFFDError) {
+      try plane.installer.wakeEverybody()
+    } catch {
+      plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+    }
   }
 
   /// Unregisters, then goes on reading until no thread of the VMM waits in an madvise any more: it

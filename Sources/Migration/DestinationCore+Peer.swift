@@ -9,6 +9,10 @@ extension DestinationCore {
     invariant(!isLinkUp, "a new link comes only after the old one was called down")
     isLinkUp = true
     if state == .dialing {
+      if welcome.isHandedOff {
+        let refusal = Refusal(.session, "the source has handed this VM to another destination")
+        return abandon(refusal, now, into: &effects)
+      }
       session = welcome.session
       epoch = welcome.epoch
       mode = welcome.mode

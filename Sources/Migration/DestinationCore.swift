@@ -63,7 +63,7 @@ public struct DestinationCore: Sendable {
   public internal(set) var mode = MigrationMode.postCopy
   /// Where it stands.
   public internal(set) var state: DestinationState
-  /// What our journal proves; the hello says it. PREPARED counts in this life without being durable.
+  /// What our journal proves; the hello says it. PREPARED counts in this life before it is durable.
   public internal(set) var progress = DestinationProgress.unknown
   /// When what happened.
   public internal(set) var times = DestinationTimes()

@@ -34,7 +34,9 @@ public enum DestinationEvent: Hashable, Sendable {
   case timer(DestinationTimer)
 }
 
-/// The VMM at the destination. It carries out our commands in order, one at a time.
+/// The VMM at the destination. It carries out our commands in order, one at a time, except
+/// `killVM`, which must not queue behind another: a load may be waiting for a page that will never
+/// come. What the kill cuts short is answered as failed, before or after `killed`.
 public enum DestinationVMMEvent: Hashable, Sendable {
   /// `loadDeviceState` is done.
   case loaded
@@ -97,7 +99,8 @@ public enum DestinationEffect: Hashable, Sendable {
   case loadDeviceState
   /// Let the VM run, also when it runs already. Answered.
   case runVM
-  /// Kill the VMM; its memory is never used again. Answered, also when it is gone already.
+  /// Kill the VMM at once, whatever it is in the middle of; its memory is never used again.
+  /// Answered, also when it is gone already.
   case killVM
   /// All pages are here: unregister every range. Repeating it is harmless.
   case unregister

@@ -179,7 +179,7 @@ extension PageLedger where Store: ~Copyable {
   /// The source says that the range reads as zeros. Missing pages become zero.
   ///
   /// Requested ones stay requested and are counted in the result: a vCPU waits, so ZEROPAGE them
-  /// now (`nextRequestedRun`) and call `installed`. All other pages keep their state: a page that is
+  /// now (`nextRequestedRun`) and call `installed`. All other pages keep their state: one that is
   /// here already may have been written by the guest.
   @inlinable
   public mutating func zeroArrived(_ range: Range<Int>) -> Int {

@@ -42,6 +42,18 @@ public enum SourceState: UInt8, CaseIterable, Hashable, Sendable {
 
 /// The source's half of the hand-over: (state, event, now) → effects. Pure.
 ///
+/// ```
+/// opening → preparing → pausing → frozen → saving → saved or preparedUnsaved → handingOff
+///               │          ╰─────────┴────────┴─── any failure ──╮              │ durable
+///               ▼                                                ▼              ▼
+///        awaitingAborted ◀──────────────────────────────────  resuming      handedOff
+///                                                                ▲           │     │ RAN
+/// handingOff ─ unclear ─▶ revoking ─ ABORTED ─▶ recordingResume ─╯           │     ▼
+///                                                     ▲────── ABORTED ───────╯  serving
+///                                      lingering ◀── completing ◀── COMPLETE ──────╯
+/// ```
+/// Every state ends in `finished`; from `handingOff` on by parking, where nothing else is safe.
+///
 /// What holds, whatever happens (P1):
 /// - GO is sent only in `handedOff`, which is entered only by HANDED_OFF's durability.
 /// - Once HANDED_OFF was given to the journal, the VM is resumed only if the record is known not to

@@ -50,7 +50,7 @@ struct BulkSender: ~Copyable {
   /// The thread's life: until the session stops or the link is lost.
   mutating func run() {
     do throws(LinkFailure) {
-      while !context.stopping {
+      while !context.ended {
         if try !work() { try waitForNews() }
       }
     } catch {
@@ -61,7 +61,9 @@ struct BulkSender: ~Copyable {
 
   /// Does the most urgent piece of work; false when there is none now.
   private mutating func work() throws(LinkFailure) -> Bool {
-    guard servingGate.current == .open, !context.memoryLost else { return false }
+    guard servingGate.current == .open, !context.memoryLost, !context.stopping else {
+      return false
+    }
     do throws(ServeError) {
       if isFirst {
         let isMapFirst = mapGoesFirst()

@@ -29,6 +29,7 @@ final class SourceContext: Sendable {
   /// nil pushes nothing.
   private let policy: Lock<(any PrefetchPolicy)?>
   private let isStopping = Atomic<Bool>(false)
+  private let isEnded = Atomic<Bool>(false)
   private let isMemoryLost = Atomic<Bool>(false)
   private let isPushing = Atomic<Bool>(false)
   private let bulkCount = Atomic<Int>(0)
@@ -49,7 +50,11 @@ final class SourceContext: Sendable {
     policy = Lock(options.prefetch?.makePolicy(for: layout))
   }
 
+  /// We end the links: their ends are no news any more, and nothing new is pushed.
   var stopping: Bool { isStopping.load(ordering: .acquiring) }
+  /// The bulk threads are to end, too.
+  var ended: Bool { isEnded.load(ordering: .acquiring) }
+  func end() { isEnded.store(true, ordering: .releasing) }
   var pushing: Bool { isPushing.load(ordering: .acquiring) }
   func beginStopping() { isStopping.store(true, ordering: .releasing) }
   func beginPush() {

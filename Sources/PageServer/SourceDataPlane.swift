@@ -27,7 +27,7 @@ struct SourceOptions: Sendable {
 ///         └───────────────────────────── events ───────────────────────────────────┘
 /// ```
 ///
-/// All calls but `counts` are for the control thread alone. `stop` must be called in the end.
+/// All calls but `counts` and `sendDeviceState` are for the control thread alone. `stop` must be called in the end.
 public final class SourceDataPlane: Sendable {
   /// How long `stop` lets the urgent thread send what was given to it: above its wait for the
   /// peer's close, below what an operator takes for a hang.
@@ -110,7 +110,7 @@ public final class SourceDataPlane: Sendable {
   }
 
   /// Sends the VM's device state on the first bulk connection, after the first part of the zero map
-  /// and ahead of any push.
+  /// and ahead of any push. For any thread.
   public func sendDeviceState(_ state: [UInt8]) {
     invariant(
       state.count <= WireLimits.maximumDeviceStateByteCount, "device state keeps its bound")
@@ -137,7 +137,8 @@ public final class SourceDataPlane: Sendable {
       return (links.urgent, links.bulk)
     }
     context.beginStopping()
-    bulk.forEach { $0.stop() }
+    // Urgent first: the end of a bulk connection must not overtake the last word on urgent, or the
+    // peer takes a session that ended well for a lost link.
     if let urgent {
       // No room means that the peer takes nothing: it will not be told.
       if let refusal { _ = outgoing.post(.refuse(refusal), leaving: 1) }
@@ -146,6 +147,8 @@ public final class SourceDataPlane: Sendable {
       urgent.finish(
         until: MonotonicClock.now().advanced(byNanoseconds: Self.stopNanoseconds))
     }
+    context.end()
+    bulk.forEach { $0.stop() }
     bulk.forEach { $0.join() }
   }
 

@@ -57,6 +57,9 @@ final class BulkLink: Sendable {
   ) throws(SystemError) {
     servingGate = ServingGate(serving)
     self.connection = connection
+    // Was accepted before its hello told what it is for. An option that cannot be set costs order
+    // in the kernel's queue, and a connection that is gone tells so by itself.
+    try? connection.setPurpose(.bulk)
     let wake = try WakeEvent()
     self.wake = wake
     let sender = ThreadOwned(

@@ -53,6 +53,8 @@ struct UrgentServer: ~Copyable {
     do throws(LinkFailure) {
       try serve()
     } catch {
+      // Nothing goes out on a connection that failed: the peer is to see its end at once.
+      if case .connection = error { connection.shutdown() }
       context.linkLost(.urgent, error)
       sendRemaining()
     }

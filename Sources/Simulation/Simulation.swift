@@ -2,7 +2,7 @@ internal import Migration
 
 /// Runs one seed: both cores and the page ledger, first under trouble, then in a healthy tail.
 public enum Simulation {
-  /// The report of one seed. Deterministic: no clock, no hashing order, no randomness but the seed's.
+  /// The report of one seed. No clock, no hashing order and no other randomness enter into it.
   public static func run(
     seed: UInt64, mutation: Mutation? = nil, isTracing: Bool = false
   ) -> SimulationReport {
@@ -16,7 +16,7 @@ public enum Simulation {
       stepCount: world.stepCount, digest: world.digest, trace: world.trace)
   }
 
-  /// The first seeds from `first` on in which a mutation is caught; nil when none of `seedCount` is.
+  /// The first seed from `first` on that catches a mutation; nil when none of `seedCount` does.
   public static func firstSeedThatCatches(
     _ mutation: Mutation, from first: UInt64 = 1, within seedCount: UInt64
   ) -> SimulationReport? {

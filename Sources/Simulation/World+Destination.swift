@@ -138,6 +138,12 @@ extension World {
         within: 1_000..<20_000)
       return
     }
+    if vcpus[loader].isLoading {
+      schedule(
+        .destinationHears(
+          .vmm(.loadFailed(Refusal(.vmm, "the VMM closed its socket"))),
+          life: vcpus[loader].loadLife), within: 1_000..<200_000)
+    }
     endDestinationVM()
     schedule(.destinationHears(.vmm(.killed), life: destinationLife), within: 1_000..<100_000)
   }

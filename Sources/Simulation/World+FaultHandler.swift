@@ -33,8 +33,8 @@ extension World {
     checkResident()
   }
 
-  /// P6: nobody may wait for a page that is there, once its fault was read and every wake given. That
-  /// the end of the session wakes everybody is no excuse.
+  /// P6: nobody may wait for a page that is there, once its fault was read and every wake given.
+  /// That the end of the session wakes everybody is no excuse.
   private mutating func checkWaiters() {
     for vcpu in vcpus where !vcpu.isQueueing && !vcpu.isScheduled {
       guard let page = vcpu.pendingPage, memory.versions[page] != nil,

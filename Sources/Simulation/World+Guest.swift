@@ -94,8 +94,8 @@ extension World {
     return true
   }
 
-  /// The kernel found the page absent a moment ago and now puts the fault on the queue, whatever has
-  /// been filled meanwhile (trap 3).
+  /// The kernel found the page absent a moment ago and now puts the fault on the queue, whatever
+  /// has been filled meanwhile (trap 3).
   mutating func queueFault(_ vcpu: Int, page: Int) {
     guard vcpus[vcpu].isQueueing, vcpus[vcpu].pendingPage == page else { return }
     vcpus[vcpu].isQueueing = false
@@ -127,7 +127,7 @@ extension World {
     let end = min(plan.pageCount, start + random.number(in: 1..<4))
     for page in start..<end where isBeingRemoved[page] { return scheduleVCPU(vcpu) }
     if plan.memory == .shared && random.chance(perMille: 500) {
-      // Trap 6: only a page that is known to be here can be punched out and told from a missing one.
+      // Trap 6: only a page known to be here can be punched out and told from a missing one.
       for page in start..<end where isRecordedPresent(page) && memory.versions[page] != nil {
         memory.drop(page)
         oracle[page] = 0

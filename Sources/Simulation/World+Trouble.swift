@@ -151,8 +151,8 @@ extension World {
     if hasDestinationVMDied, hosts[1].outcome?.ending == .parked,
       hosts[1].outcome?.destination == .killed
     {
-      // It had been let run, or nobody can rule that out. P1 has been checked all along, and there is
-      // nothing left to converge to.
+      // It had been let run, or nobody can rule that out. P1 has been checked all along, and there
+      // is nothing left to converge to.
       fate = .died
       return
     }

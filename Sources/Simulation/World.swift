@@ -173,6 +173,9 @@ struct World {
     if sourceVMM.isRunning && hasDestinationRun {
       violate("P1", "the VM runs at the source although it has run at the destination")
     }
+    if hasSourceResumed && hasDestinationRun {
+      violate("P1", "the VM has run on both hosts since the freeze")
+    }
     if memory.overwriteCount > 0 { violate("P2", "a page that was there was overwritten") }
   }
 

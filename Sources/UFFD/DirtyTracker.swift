@@ -15,28 +15,29 @@ public enum DirtyKind: Hashable, Sendable {
 public enum TrackedMemory: Hashable, Sendable {
   /// Without a file, not shared: what is not there reads as zeros, and dropping counts as written.
   case privateAnonymous
-  /// A private mapping of a file, or private huge pages: dropping a page leaves its protection mark,
-  /// so every place that has no page is reported each round.
+  /// A private mapping of a file, or private huge pages: dropping a page leaves its protection
+  /// mark, so every place that has no page is reported each round.
   case privateFile
-  /// Shared: what is not mapped is in the file. A page that is punched out of the file keeps its mark
-  /// and is **not** reported: the file's own holes (SEEK_HOLE) tell of it, after the freeze.
+  /// Shared: what is not mapped is in the file. A page that is punched out of the file keeps its
+  /// mark and is **not** reported: the file's own holes (SEEK_HOLE) tell of it, after the freeze.
   case shared
 }
 
 /// Which pages of another process were written since the last round, while it runs.
 ///
 /// That process owns a userfaultfd made with `UserfaultFeatures.asynchronousWriteProtect` and
-/// `.writeProtectUnpopulated`, and registered with `RegistrationModes.writeProtect` over the ranges.
+/// `.writeProtectUnpopulated`, and registered with `RegistrationModes.writeProtect` over the
+/// ranges.
 ///
 /// **Pinned pages are not seen**: collect, the first round included, only while the process has no
 /// direct I/O under way; and writes through another mapping (vhost-user, VFIO) are never seen.
 ///
 /// A stretch of 2 MiB without any page table is passed over by the scan, neither reported nor
-/// protected: of huge pages still in Linux 6.18.44, of others until the kernels of 2026. So each round
-/// asks for such holes too. Of private anonymous memory it reports those that were none the last
-/// time: a hole that stays one reads as zeros still, and a page that is written into one is not
-/// protected and therefore found as written. Of other memory it reports them all: a page may have
-/// been written into a hole and its page table dropped again.
+/// protected: of huge pages still in Linux 6.18.44, of others until the kernels of 2026. So each
+/// round asks for such holes too. Of private anonymous memory it reports those that were none the
+/// last time: a hole that stays one reads as zeros still, and a page that is written into one is
+/// not protected and therefore found as written. Of other memory it reports them all: a page may
+/// have been written into a hole and its page table dropped again.
 public struct DirtyTracker: ~Copyable, Sendable {
   private struct TrackedRange {
     let range: HostRange
@@ -102,8 +103,8 @@ public struct DirtyTracker: ~Copyable, Sendable {
   }
 
   /// A page table's entry is written, present or, as the mark of a protected page that is not
-  /// there, swapped. Only where there is no page table it is none of these. Where such marks outlive
-  /// their pages, they are asked for as well.
+  /// there, swapped. Only where there is no page table it is none of these. Where such marks
+  /// outlive their pages, they are asked for as well.
   private mutating func collectHoles(
     at position: Int, _ report: (HostRange, DirtyKind) -> Void
   ) throws(UFFDError) {

@@ -10,7 +10,8 @@ public struct PageCategories: OptionSet, Hashable, Sendable {
   @inlinable
   public init(rawValue: UInt64) { self.rawValue = rawValue }
 
-  /// It belongs to a mapping that is registered with an asynchronously write-protecting userfaultfd.
+  /// It belongs to a mapping that is registered with an asynchronously write-protecting
+  /// userfaultfd.
   public static let isTracked = Self(rawValue: pagemap_page_is_wpallowed)
   /// It is not write-protected: written, or dropped, since it last was.
   public static let isWritten = Self(rawValue: pagemap_page_is_written)

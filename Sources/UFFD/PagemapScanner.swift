@@ -27,8 +27,8 @@ public struct PagemapQuestion: Hashable, Sendable {
 public struct PagemapScanner: ~Copyable, Sendable {
   private let pagemap: OwnedDescriptor
 
-  /// Opens the pagemap of a process, which needs the right to trace it (CAP_SYS_PTRACE for others').
-  /// It goes on to mean that process, even when its id is used again.
+  /// Opens the pagemap of a process, which needs the right to trace it (CAP_SYS_PTRACE for
+  /// others'). It goes on to mean that process, even when its id is used again.
   public init(processID: Int32) throws(UFFDError) {
     do {
       self.pagemap = try OwnedDescriptor.open("/proc/\(processID)/pagemap", flags: O_RDONLY)

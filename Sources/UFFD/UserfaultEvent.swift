@@ -40,8 +40,8 @@ public struct PageFault: Hashable, Sendable {
   }
 }
 
-/// What a userfaultfd tells. Everything but a fault comes only with its feature, and its thread goes
-/// on as soon as the message is read.
+/// What a userfaultfd tells. Everything but a fault comes only with its feature, and its thread
+/// goes on as soon as the message is read.
 @frozen
 public enum UserfaultEvent: Hashable, Sendable {
   /// A thread waits for a page. The same fault may come many times.

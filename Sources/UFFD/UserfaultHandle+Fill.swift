@@ -18,8 +18,8 @@ extension UserfaultHandle {
     }
   }
 
-  /// The same from memory that the caller keeps mapped during the call. What is not mapped is EFAULT
-  /// and thrown.
+  /// The same from memory that the caller keeps mapped during the call. What is not mapped is
+  /// EFAULT and thrown.
   public func copy(
     _ bytes: UnsafeRawBufferPointer, to base: HostAddress, waking: Bool = true,
     writeProtected: Bool = false
@@ -74,8 +74,8 @@ extension UserfaultHandle {
 
   /// Protects `range` against writing, or lifts that and wakes the writers who wait.
   ///
-  /// - Parameter waking: whether waiters are woken when the protection is lifted; the kernel refuses
-  ///   to be told about it when protecting.
+  /// - Parameter waking: whether waiters are woken when the protection is lifted; the kernel
+  ///   refuses to be told about it when protecting.
   public func writeProtect(
     _ range: HostRange, isProtected: Bool = true, waking: Bool = true
   ) throws(UFFDError) -> RangeOutcome {

@@ -5,9 +5,9 @@ internal import System
 
 /// The use of a userfaultfd without its ownership: a number that several threads share.
 ///
-/// Whoever shares it keeps the `UserfaultDescriptor` open until the last user is done; a number that
-/// was closed may name another file. Every call is one system call, takes no lock of ours, and
-/// allocates nothing.
+/// Whoever shares it keeps the `UserfaultDescriptor` open until the last user is done; a number
+/// that was closed may name another file. Every call is one system call, takes no lock of ours,
+/// and allocates nothing.
 @frozen
 public struct UserfaultHandle: Hashable, Sendable {
   /// The descriptor's number.

@@ -95,6 +95,7 @@ struct SendCommand: ParsableCommand {
   }
 
   func run() throws {
+    BugExit.install()
     // Before any thread: they inherit what is blocked.
     let signals = try SignalSource()
     let reporter = SendReporter(vmName: common.vm, mode: mode.rawValue, console: common.console())
@@ -105,6 +106,10 @@ struct SendCommand: ParsableCommand {
       throw ExitCode(result.outcome.ending.exitCode)
     } catch let refusal as Refusal {
       throw ExitCode(reporter.finish(refusal))
+    } catch let error as SystemError {
+      // The session's own loop met what no kernel does to a sound program.
+      reporter.fail(error)
+      throw ExitCode(BugExit.code)
     }
   }
 

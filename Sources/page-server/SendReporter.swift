@@ -54,6 +54,14 @@ final class SendReporter {
       now: MonotonicClock.now())
   }
 
+  /// Says that the program itself failed; both hosts keep what they hold.
+  func fail(_ error: SystemError) {
+    console.log(
+      .error,
+      "a bug of ours ended this side: \(error). Start the VM on neither host by hand; look at both "
+        + "sides' reports first")
+  }
+
   /// Says how it ended, when nothing had begun. The exit code.
   func finish(_ refusal: Refusal) -> Int32 {
     let outcome = Outcome(

@@ -73,6 +73,7 @@ struct ReceiveCommand: ParsableCommand {
   }
 
   func run() throws {
+    BugExit.install()
     // Before any thread: they inherit what is blocked.
     let signals = try SignalSource()
     let reporter = ReceiveReporter(vmName: common.vm, console: common.console())
@@ -83,6 +84,10 @@ struct ReceiveCommand: ParsableCommand {
       throw ExitCode(result.outcome.ending.exitCode)
     } catch let refusal as Refusal {
       throw ExitCode(reporter.finish(refusal))
+    } catch let error as SystemError {
+      // The session's own loop met what no kernel does to a sound program.
+      reporter.fail(error)
+      throw ExitCode(BugExit.code)
     }
   }
 

@@ -13,9 +13,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-uint64_t uffdtest_load(uint64_t address) { return *(volatile uint64_t *)address; }
+// A thread that waits inside a store has not stored yet, but ThreadSanitizer notes the store
+// before. The kernel orders these accesses, by faults and their answers, which it cannot see.
+#define ORDERED_BY_FAULTS __attribute__((no_sanitize("thread")))
 
-void uffdtest_store(uint64_t address, uint64_t value) { *(volatile uint64_t *)address = value; }
+ORDERED_BY_FAULTS uint64_t uffdtest_load(uint64_t address) {
+  return *(volatile uint64_t *)address;
+}
+
+ORDERED_BY_FAULTS void uffdtest_store(uint64_t address, uint64_t value) {
+  *(volatile uint64_t *)address = value;
+}
 
 // The thread that expects a SIGBUS says where to go on.
 static _Thread_local sigjmp_buf *bus_error_target;
@@ -51,8 +59,9 @@ int uffdtest_try_load(uint64_t address, uint64_t *value) { return try_access(add
 
 int uffdtest_try_store(uint64_t address, uint64_t value) { return try_access(address, &value, 1); }
 
-// Children come from _Fork: fork waits in the kernel until its event is read, and glibc's fork holds
-// malloc's locks meanwhile, which the reader may need. No child outlives a test that went wrong.
+// Children come from _Fork: fork waits in the kernel until its event is read, and glibc's fork
+// holds malloc's locks meanwhile, which the reader may need. No child outlives a test that went
+// wrong.
 enum { CHILD_SECONDS = 60 };
 
 pid_t uffdtest_fork_expecting(uint64_t address, uint64_t expected) {

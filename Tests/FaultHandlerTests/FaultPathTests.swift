@@ -140,7 +140,10 @@ struct FaultPathTests {
     let event = try fixture.event {
       if case .faultOutsideRegions = $0 { true } else { false }
     }
-    guard case .faultOutsideRegions(let address) = event else { return }
+    guard case .faultOutsideRegions(let address) = event else {
+      Issue.record("another event: \(event)")
+      return
+    }
     #expect(address == stray.range.start)
     // It waits until somebody gives it a page.
     try stray.plant(5, page: 0)

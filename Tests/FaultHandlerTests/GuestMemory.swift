@@ -7,6 +7,7 @@ import Pages
 import System
 import Testing
 import UFFD
+import Uring
 
 @testable import FaultHandler
 
@@ -14,6 +15,23 @@ import UFFD
 enum Machine {
   static let hasUserfault: Bool = {
     (try? UserfaultDescriptor(requiring: [.removeEvents])) != nil
+  }()
+
+  static let canLimitMemory: Bool = {
+    guard hasUserfault else { return false }
+    let number = unsafe uffdtest_limited_tmpfs_file("4096")
+    guard number >= 0 else { return false }
+    close(number)
+    return true
+  }()
+
+  static let hasRing: Bool = {
+    do throws(RingError) {
+      let ring = try Ring(entryCount: 4, memoryByteCount: 4096)
+      return ring.unsubmittedCount == 0
+    } catch {
+      return false
+    }
   }()
 
   /// Whether four huge pages can be had; raises the reservation where that is allowed.
@@ -53,10 +71,10 @@ final class GuestMemory: @unchecked Sendable {
   private let fileNumber: Int32
   let userfault: UserfaultHandle
 
-  /// `userfault` nil: not registered.
+  /// - Parameter limitByteCount: the memory is shared, of a tmpfs that has no room for more.
   init(
     pageCount: Int, pageSize: PageSize = .small, isShared: Bool = false,
-    userfault: UserfaultHandle, modes: RegistrationModes = .missing
+    userfault: UserfaultHandle, limitByteCount: Int? = nil
   ) throws {
     self.pageSize = pageSize
     self.isShared = isShared
@@ -64,7 +82,11 @@ final class GuestMemory: @unchecked Sendable {
     byteCount = pageCount * pageSize.byteCount
     var flags = isShared ? MAP_SHARED : MAP_PRIVATE
     var number: Int32 = -1
-    if isShared || pageSize == .huge {
+    if let limitByteCount {
+      flags = MAP_SHARED
+      number = unsafe uffdtest_limited_tmpfs_file("\(limitByteCount)")
+      try #require(number >= 0)
+    } else if isShared || pageSize == .huge {
       number = unsafe clinux_memfd_create("guest", pageSize == .huge ? UInt32(MFD_HUGETLB) : 0)
       try #require(number >= 0)
     } else {
@@ -76,7 +98,7 @@ final class GuestMemory: @unchecked Sendable {
     let address = unsafe mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, number, 0)
     unsafe base = try #require(address == MAP_FAILED ? nil : address)
     _ = unsafe madvise(base, byteCount, MADV_NOHUGEPAGE)
-    _ = try userfault.register(range, modes: modes)
+    _ = try userfault.register(range, modes: .missing)
   }
 
   deinit { unsafe munmap(base, byteCount) }
@@ -122,7 +144,7 @@ final class GuestMemory: @unchecked Sendable {
   func moveAway() {
     // The target is a mapping of its own first, so that nothing else is there.
     let target = unsafe mmap(nil, byteCount, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    _ = uffdtest_move_mapping(start, UInt64(byteCount), unsafe UInt64(UInt(bitPattern: target)))
+    _ = uffdtest_move_mapping(start, UInt64(byteCount), UInt64(UInt(bitPattern: target)))
   }
 
   /// The si_code of the SIGBUS that touching a page raises; 0 when it raises none.

@@ -4,15 +4,14 @@ import System
 import Testing
 
 /// A VMM's end of the attach socket.
-final class HandOffClient {
-  private var descriptor: OwnedDescriptor?
+final class HandOffClient: Sendable {
   private let number: Int32
+  private let isOpen = Lock(true)
 
   init(path: String) throws {
     let number = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     try #require(number >= 0)
     self.number = number
-    descriptor = OwnedDescriptor(adopting: number)
     var address = sockaddr_un()
     let length = unsafe clinux_unix_address(path, &address)
     let result = unsafe withUnsafePointer(to: &address) { pointer in
@@ -35,7 +34,14 @@ final class HandOffClient {
     try #require(sent == bytes.count)
   }
 
-  func close() { descriptor = nil }
+  func close() {
+    isOpen.withLock { isOpen in
+      if isOpen { _ = Glibc.close(number) }
+      isOpen = false
+    }
+  }
+
+  deinit { close() }
 }
 
 /// A directory of its own for each test, removed at the end.

@@ -32,6 +32,8 @@ struct LinkTests {
     let fixture = try PlaneFixture(.init(bulkCount: 2))
     fixture.source.urgent.shutdown()
     #expect(try linkLost(fixture) == .init(role: .urgent, position: 0, kind: .closedByPeer))
+    // The first credit is out, so that it is the receive that meets the end.
+    _ = try fixture.source.next(on: fixture.source.bulk[1])
     fixture.source.bulk[1].shutdown()
     #expect(try linkLost(fixture) == .init(role: .bulk, position: 1, kind: .closedByPeer))
     fixture.stop()
@@ -158,6 +160,8 @@ struct LinkTests {
     for sequence in 0...UInt64(DataPlaneEvents.maximumControlMessageCount) {
       try fixture.source.send(.ping(sequence: sequence))
     }
+    // No event is taken before the plane has ended the stream.
+    #expect(throws: ConnectionError.self) { try drain(fixture.source.urgent, fixture) }
     guard case .tooManyControlMessages = try violation(fixture) else {
       Issue.record("nobody takes the messages")
       return

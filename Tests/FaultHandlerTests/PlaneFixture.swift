@@ -23,6 +23,7 @@ final class PlaneFixture {
     var pageSize = PageSize.small
     var isShared = false
     var bulkCount = 1
+    var limitByteCount: Int?
     var features: UserfaultFeatures = [.removeEvents]
   }
 
@@ -32,7 +33,8 @@ final class PlaneFixture {
     let handle = userfault.handle
     regions = try shape.pageCounts.map {
       try GuestMemory(
-        pageCount: $0, pageSize: shape.pageSize, isShared: shape.isShared, userfault: handle)
+        pageCount: $0, pageSize: shape.pageSize, isShared: shape.isShared, userfault: handle,
+        limitByteCount: shape.limitByteCount)
     }
     memory = try Self.attach(regions, userfault, at: directory.file("attach.sock"))
     let states = MappedPageStates(
@@ -53,7 +55,11 @@ final class PlaneFixture {
     if startsFaults { plane.startFaults() }
   }
 
-  deinit { if !isEnded { plane.stop() } }
+  deinit {
+    if !isEnded { plane.stop() }
+    // Nobody reads events any more: unmapping a registered range would wait for ever.
+    for region in regions { try? userfault.handle.unregister(region.range) }
+  }
 
   var guest: GuestMemory { regions[0] }
 

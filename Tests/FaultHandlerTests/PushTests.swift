@@ -94,7 +94,10 @@ struct PushTests {
         piece, on: source.bulk[0])
     }
     let event = try fixture.event { if case .deviceState = $0 { true } else { false } }
-    guard case .deviceState(let state) = event else { return }
+    guard case .deviceState(let state) = event else {
+      Issue.record("another event: \(event)")
+      return
+    }
     #expect(state == pieces[0] + pieces[1])
     try source.send(
       .payload(.deviceState, isLast: true, session: source.shortID, [1].rawBytes), [1],

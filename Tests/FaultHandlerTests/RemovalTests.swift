@@ -129,7 +129,10 @@ struct RemovalTests {
     let guest = fixture.regions[1]
     _ = try GuestThread { guest.unmap(page: 4, count: 4) }.value()
     let event = try fixture.event { if case .addressSpaceChanged = $0 { true } else { false } }
-    guard case .addressSpaceChanged(.unmap(let range)) = event else { return }
+    guard case .addressSpaceChanged(.unmap(let range)) = event else {
+      Issue.record("another event: \(event)")
+      return
+    }
     #expect(range.start == guest.range.start.advanced(by: ByteCount(4 * 4096)))
     #expect(fixture.count(of: .removed) == 4)
     try fixture.source.sendZeroMap([ScriptedSource.run(0..<8), ScriptedSource.run(0..<4, 1)])
@@ -141,11 +144,17 @@ struct RemovalTests {
     let guest = fixture.guest
     _ = try GuestThread { guest.moveAway() }.value()
     let event = try fixture.event { if case .addressSpaceChanged = $0 { true } else { false } }
-    guard case .addressSpaceChanged(.remap(let source, _)) = event else { return }
-    #expect(source == guest.range.start)
+    guard case .addressSpaceChanged(.remap(let source, _)) = event else {
+      Issue.record("another event: \(event)")
+      return
+    }
+    #expect(source == guest.range)
     try fixture.source.sendPages(0..<4, on: fixture.source.bulk[0])
     let lost = try fixture.event { if case .mappingLost = $0 { true } else { false } }
-    guard case .mappingLost(let run) = lost else { return }
+    guard case .mappingLost(let run) = lost else {
+      Issue.record("another event: \(lost)")
+      return
+    }
     #expect(run.start.rawValue == 0)
     #expect(fixture.count(of: .missing) == 8)
   }

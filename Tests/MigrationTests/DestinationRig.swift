@@ -46,6 +46,12 @@ struct DestinationRig {
     var rig = DestinationRig()
     _ = rig.start()
     if state == .dialing { return rig }
+    if state == .filling && mode != .quick { return at(.filling, mode: .quick) }
+    if state == .rulingOut {
+      rig = at(.starting, mode: mode)
+      rig.feed(.vmm(.runRefused(isShownNotRunning: true, trouble)))
+      return rig
+    }
     if state == .killing || state == .recordingAborted || state == .aborted || state == .finished {
       rig = at(.prepared, mode: mode)
       rig.feed(.operatorAbort)

@@ -211,8 +211,8 @@ import Wire
     try migration.beginServing()
     try migration.bulk[0].grant(total: 1 << 30)
     migration.plane.beginPush()
-    for page in 0..<512 { try migration.urgent.request(page, count: 16, sequence: 1) }
-    migration.urgent.connection.shutdown()
+    let requests = Self.frame(.request, run: Self.run(0, 0, 16))
+    while try migration.urgent.connection.trySend(requests.rawBytes) == requests.count {}
     migration.plane.stop()
   }
 }

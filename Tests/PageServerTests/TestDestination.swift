@@ -130,6 +130,12 @@ struct Arrivals: Sendable {
     mapped = pushed
   }
 
+  /// Whether each page has come, none of them pushed twice, named twice by the map, or both when
+  /// somebody wrote it. An absent page may be pushed as zeros before the map comes to it.
+  var areComplete: Bool {
+    zip(pushed, mapped).allSatisfy { $0 <= 1 && $1 <= 1 && $0 + $1 >= 1 }
+  }
+
   /// Books one frame; `expected` gives the true content of a page.
   mutating func book(
     _ frame: ReceivedFrame, layout: ImageLayout, expected: (Int) -> [UInt8]

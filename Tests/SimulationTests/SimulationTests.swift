@@ -34,11 +34,17 @@ struct SimulationTests {
     var sourceStates: Set<SourceState> = []
     var destinationStates: Set<DestinationState> = []
     var fates: Set<Fate> = []
-    for seed: UInt64 in 1...600 {
+    // The rarest state (the append of HANDED_OFF fails unclearly) takes most of them.
+    for seed: UInt64 in 1...3000 {
       let report = Simulation.run(seed: seed)
       sourceStates.formUnion(report.sourceStates)
       destinationStates.formUnion(report.destinationStates)
       fates.insert(report.fate)
+      if sourceStates.count == SourceState.allCases.count,
+        destinationStates.count == DestinationState.allCases.count, fates.count == 3
+      {
+        break
+      }
     }
     let missedBySource = SourceState.allCases.filter { !sourceStates.contains($0) }
     let missedByDestination = DestinationState.allCases.filter { !destinationStates.contains($0) }
@@ -62,15 +68,18 @@ struct SimulationTests {
     #expect(traced.trace.last?.contains("VIOLATION") == true)
   }
 
+  /// A wrong page is seen when it is read or when COMPLETE is judged, whichever comes first.
   @Test(
     "a mutation is caught by the property that it breaks",
     arguments: [
-      (Mutation.overwriteOnExisting, "P2"), (.sourceResumesOnTimeout, "P1"),
-      (.removedRefetched, "P3"), (.freeBeforeAcknowledgement, "P4"),
-      (.stagedCountedResident, "P4"), (.existingNotWoken, "P6"), (.pendingFaultNotResent, "P6"),
+      (Mutation.overwriteOnExisting, ["P2"]), (.sourceResumesOnTimeout, ["P1"]),
+      (.removedRefetched, ["P3", "P4"]), (.missingDiscard, ["P3", "P4"]),
+      (.freeBeforeAcknowledgement, ["P4"]), (.stagedCountedResident, ["P4"]),
+      (.existingNotWoken, ["P6"]), (.pendingFaultNotResent, ["P6"]),
     ])
-  func caughtByTheRightProperty(mutation: Mutation, property: String) {
+  func caughtByTheRightProperty(mutation: Mutation, properties: [String]) throws {
     let report = Simulation.firstSeedThatCatches(mutation, within: Self.seedBudget)
-    #expect(report?.violation?.property == property)
+    let property = try #require(report?.violation?.property)
+    #expect(properties.contains(property))
   }
 }

@@ -8,8 +8,8 @@ import Testing
 
 /// siginfo's code of a SIGBUS for a page that is not there (BUS_ADRERR).
 private let noSuchAddress = Int32(2)
-/// The same for one that is poisoned: BUS_MCEERR_AR, or BUS_ADRERR where the kernel was built without
-/// CONFIG_MEMORY_FAILURE.
+/// The same for one that is poisoned: BUS_MCEERR_AR, or BUS_ADRERR where the kernel was built
+/// without CONFIG_MEMORY_FAILURE.
 private let poisonCodes: Set<Int32> = [2, 4]
 
 /// What an access led to.

@@ -18,7 +18,8 @@ extension UFFDTests {
     /// on when its message is read.
     @Test(arguments: MemoryKind.allCases)
     func events(_ kind: MemoryKind) throws {
-      // The descriptor goes first at the end: an unmapping that it hears of would wait for a reader.
+      // The descriptor goes first at the end: an unmapping that it hears of would wait for a
+      // reader.
       let memory = try TestMemory(kind)
       let elsewhere = try TestMemory(kind)
       let descriptor = try UserfaultDescriptor(requiring: allEvents)
@@ -132,7 +133,8 @@ extension UFFDTests {
       #expect(uffdtest_wait(child) == 0)
     }
 
-    /// EAGAIN as errno and in the answer field, while an event is unread: the kernel's mmap-changing.
+    /// EAGAIN as errno and in the answer field, while an event is unread: the kernel's
+    /// mmap-changing.
     @Test(arguments: MemoryKind.allCases)
     func mmapChanging(_ kind: MemoryKind) throws {
       let features: UserfaultFeatures = [

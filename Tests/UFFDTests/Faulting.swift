@@ -7,7 +7,7 @@ import Testing
 @testable import UFFD
 
 /// How long a test waits for what must happen, before it is wrong. Reached only by a failure.
-let waitLimitMilliseconds: Int32 = 3_000
+let waitLimitMilliseconds: Int32 = 20_000
 
 /// A thread that does one thing, which may wait for a page, and then has a value.
 struct FaultingThread: ~Copyable {

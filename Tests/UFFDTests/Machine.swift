@@ -33,7 +33,12 @@ enum Machine {
   }
 
   private static func freeHugePageCount() -> Int {
-    readNumber("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages") ?? 0
+    let directory = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+    guard let free = readNumber(directory + "free_hugepages"),
+      let promised = readNumber(directory + "resv_hugepages")
+    else { return 0 }
+    // What others have mapped but not touched yet is theirs.
+    return free - promised
   }
 
   private static func readNumber(_ path: String) -> Int? {

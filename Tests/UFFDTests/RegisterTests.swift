@@ -7,8 +7,8 @@ import Testing
 
 extension UFFDTests {
   @Suite struct RegisterTests {
-    /// What the kernel offers for each combination of modes on each kind of memory (the kernel's own
-    /// register-ioctls test).
+    /// What the kernel offers for each combination of modes on each kind of memory (the kernel's
+    /// own register-ioctls test).
     @Test(arguments: MemoryKind.allCases, 1...7)
     func registerIoctls(_ kind: MemoryKind, _ modeBits: Int) throws {
       let modes = RegistrationModes(rawValue: UInt64(modeBits))

@@ -20,6 +20,15 @@ unable() {
   exit 77
 }
 
+# mebibytes_of SIZE: of 512M, 6G.
+mebibytes_of() {
+  if [[ ! $1 =~ ^([0-9]+)([MG])$ ]]; then
+    say "--memory takes a size such as 512M or 6G, not '$1'." >&2
+    return 64
+  fi
+  [ "${BASH_REMATCH[2]}" = G ] && say $((BASH_REMATCH[1] * 1024)) || say "${BASH_REMATCH[1]}"
+}
+
 # start NAME COMMAND…: in the background, its output in NAME.log; with foreground=1 on ours too.
 start() {
   local name=$1

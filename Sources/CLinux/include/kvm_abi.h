@@ -53,6 +53,9 @@ int clinux_ioctl_pointer(int fd, unsigned long request, void *argument);
 pid_t clinux_thread_id(void);
 /// tgkill(2) within this process. 0 or -1 with errno.
 int clinux_send_thread_signal(pid_t thread_id, int signal_number);
+/// Lets the calling thread get `signal_number`: it inherits its maker's mask, and a thread pool
+/// blocks all. 0 or an errno.
+int clinux_unblock_signal(int signal_number);
 /// Installs a handler for `signal_number` that does nothing and does not restart system calls: its
 /// only effect is EINTR. 0 or -1 with errno.
 int clinux_install_empty_signal_handler(int signal_number);

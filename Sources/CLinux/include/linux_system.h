@@ -46,6 +46,10 @@ ssize_t clinux_send_with_descriptors(
 ssize_t clinux_receive_with_descriptors(
     int socket_fd, void *bytes, size_t length, int *fds, int fd_capacity, int *fd_count,
     int *truncated);
+/// SIGILL, SIGTRAP and SIGABRT (what a failed check of the runtime raises) end the process with
+/// that code.
+void clinux_exit_on_trap(int exit_code);
+
 /// Fills `address` for a UNIX socket path. The address length, or -1 when the path is too long.
 int clinux_unix_address(const char *path, struct sockaddr_un *address);
 

@@ -152,7 +152,7 @@ final class ProcessVcpu: @unchecked Sendable {
     guard field(VCPU_SINCE_REMOVE) >= every else { return nil }
     setField(VCPU_SINCE_REMOVE, to: 0)
     let draw = nextRandom() & 0xffff_ffff
-    return remove(granule: draw * field(VCPU_GRANULE_COUNT) >> 32)
+    return remove(granule: (draw * field(VCPU_GRANULE_COUNT)) >> 32)
   }
 
   private func nextRandom() -> UInt64 {
@@ -173,8 +173,9 @@ final class ProcessVcpu: @unchecked Sendable {
       return registers.cursor
     case PATTERN_ZIPF:
       while true {
-        let octave = (nextRandom() & 0xffff_ffff) * field(VCPU_OCTAVES) >> 32
-        let rank = (1 << octave) + nextRandom() >> 8 & (1 << octave - 1) - 1
+        let octave = ((nextRandom() & 0xffff_ffff) * field(VCPU_OCTAVES)) >> 32
+        let first: UInt64 = 1 << octave
+        let rank = first + ((nextRandom() >> 8) & (first - 1)) - 1
         if rank < count { return fullCycle(after: rank) }
       }
     case PATTERN_CHASE:

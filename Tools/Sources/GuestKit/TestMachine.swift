@@ -111,6 +111,8 @@ public final class TestMachine: Sendable {
       }
       state = Lock(State(hasVcpuState: !options.isIncoming))
       try engine.startThreads()
+      // New threads park before they run anything, so this cannot wait for a page.
+      _ = engine.gate.state.wait(until: nil) { $0.isAllParked ? true : nil }
     } catch {
       throw .system(error)
     }

@@ -92,6 +92,8 @@ final class VcpuGate: Sendable {
 
   /// A vCPU thread's life: `beforeRun` under the lock each time it is about to run, then `run`.
   func live(vcpu: Int, beforeRun: () -> Void, run: () -> VcpuStop) {
+    let result = clinux_unblock_signal(Self.kickSignal)
+    invariant(result == 0, "a thread can unblock a signal")
     state.withLock { $0.threadIDs[vcpu] = clinux_thread_id() }
     while waitToRun(vcpu: vcpu, beforeRun: beforeRun) {
       let stop = run()
