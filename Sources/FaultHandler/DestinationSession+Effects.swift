@@ -91,9 +91,13 @@ extension DestinationSession {
 
 // What the VMM is asked to do, on its own thread: loading state waits for pages.
 extension DestinationSession {
-  private func onVMM(_ command: @escaping @Sendable () -> DestinationVMMEvent) {
+  private func onVMM(
+    _ worker: SerialWorker? = nil, _ command: @escaping @Sendable () -> DestinationVMMEvent
+  ) {
     let inputs = inputs
-    let isTaken = vmmWorker.run { DestinationSession.tell(.core(.vmm(command())), inputs) }
+    let isTaken = (worker ?? vmmWorker).run {
+      DestinationSession.tell(.core(.vmm(command())), inputs)
+    }
     invariant(isTaken, "the core asks one thing of the VMM at a time")
   }
 
@@ -141,7 +145,7 @@ extension DestinationSession {
   /// has to answer for it.
   private func killVM() {
     guard let vm else { invariantBroken("only a VMM that has attached can be killed") }
-    onVMM {
+    onVMM(killWorker) {
       do throws(SystemError) {
         try vm.memory.process.kill()
       } catch {

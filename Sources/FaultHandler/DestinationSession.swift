@@ -133,6 +133,8 @@ public final class DestinationSession {
   /// Attaching, dialling.
   let setupWorker: SerialWorker
   let vmmWorker: SerialWorker
+  /// Ends the VMM, also while it still loads: that load may wait for a page that never comes.
+  let killWorker: SerialWorker
   let cancelSetup: WakeEvent
   let lock: VMLock
   let started = MonotonicClock.now()
@@ -178,6 +180,7 @@ public final class DestinationSession {
       inputs = try Mailbox(capacity: Self.inputCapacity)
       setupWorker = try SerialWorker(name: "setup", capacity: 4)
       vmmWorker = try SerialWorker(name: "vmm", capacity: 8)
+      killWorker = try SerialWorker(name: "vmm-kill", capacity: 2)
       cancelSetup = try WakeEvent()
     } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")

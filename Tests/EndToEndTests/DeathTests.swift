@@ -97,7 +97,7 @@ extension EndToEnd {
 
     @Test("the source's VMM whose memory is read by pid: before the destination comes")
     func sourceProcess() throws {
-      let migration = try Migration(GuestShape(backing: "private"), Plan(memory: .process))
+      let migration = try Migration(GuestShape(backing: "private"), Plan(memory: .ranges))
       let server = try migration.startServer()
       try migration.source.signal(SIGKILL)
       _ = try migration.source.program.end()

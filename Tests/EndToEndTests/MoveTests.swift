@@ -25,7 +25,7 @@ extension EndToEnd {
     @Test(
       "from a memory file, from a process's ranges and from the mapping that is found",
       arguments: [
-        ("file", Plan.Memory.file), ("memfd", .process), ("private", .process), ("memfd", .ranges),
+        ("file", Plan.Memory.file), ("memfd", .process), ("private", .ranges), ("memfd", .ranges),
       ])
     func backings(backing: String, memory: Plan.Memory) throws {
       try move(GuestShape(backing: backing), Plan(memory: memory))
@@ -74,7 +74,7 @@ extension EndToEnd {
         GuestShape(
           vcpus: 2, pageSize: how.pageSize, backing: how.backing,
           more: ["--remove-every", "20", "--remove-by", how.method]),
-        Plan(mode: mode, memory: how.backing == "private" ? .process : .file))
+        Plan(mode: mode, memory: how.backing == "private" ? .ranges : .file))
     }
 
     @Test("without KVM: the guest of threads", arguments: ["post-copy", "quick"])

@@ -72,13 +72,14 @@ final class Engine {
     sourceLocation: SourceLocation = #_sourceLocation
   ) throws -> EngineEnd {
     let end = try end()
-    let all = Comment(rawValue: program.transcript)
-    #expect(end.ending == .exited(code: exitCode), all, sourceLocation: sourceLocation)
-    #expect(end.report?.outcome == outcome, all, sourceLocation: sourceLocation)
-    #expect(end.report?.exitCode == exitCode, sourceLocation: sourceLocation)
-    #expect(end.message.hasPrefix("VM \(vm): \(outcome)"), all, sourceLocation: sourceLocation)
-    for part in ["source:", "destination:", "next:"] + words {
-      #expect(end.message.contains(part), all, sourceLocation: sourceLocation)
+    guard end.ending == .exited(code: exitCode), end.report?.outcome == outcome,
+      end.report?.exitCode == exitCode
+    else {
+      throw HarnessError(
+        description: "\(outcome) was expected, not \(end.ending):\n\(program.transcript)")
+    }
+    for part in ["VM \(vm): \(outcome)", "source:", "destination:", "next:"] + words {
+      #expect(end.message.contains(part), sourceLocation: sourceLocation)
     }
     if let source { #expect(end.report?.sourceState == source, sourceLocation: sourceLocation) }
     if let destination {

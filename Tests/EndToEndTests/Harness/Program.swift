@@ -99,7 +99,7 @@ final class Program {
     }
   }
 
-  var transcript: String { lines.suffix(40).map { "  \(name): \($0)" }.joined(separator: "\n") }
+  var transcript: String { lines.suffix(12).map { "  \(name): \($0)" }.joined(separator: "\n") }
 
   /// Takes what comes next; false at the end of the stream or when nothing came in time.
   private func readMore(until deadline: Instant) throws -> Bool {

@@ -40,7 +40,8 @@ final class KvmVcpu: @unchecked Sendable {
     guard let address = unsafe address, unsafe address != MAP_FAILED else {
       throw SystemError("mmap", "kvm_run of vCPU \(index)")
     }
-    // unsafe: KVM shares a struct kvm_run at the start of this mapping, which lives as long as self.
+    // unsafe: KVM shares a struct kvm_run at the start of this mapping, which lives as long as
+    // self.
     unsafe run = address.assumingMemoryBound(to: kvm_run.self)
     // unsafe: one byte of that struct, which everybody here accesses through this pointer alone.
     let offset = MemoryLayout<kvm_run>.offset(of: \.immediate_exit)!
