@@ -20,7 +20,7 @@ final class KvmVcpu: @unchecked Sendable {
   private let memory: GuestMemory
   let layout: GuestLayout
   private let removal: RemovalMethod
-  /// Called for each page that goes back, before it does.
+  /// Called for each page that went back.
   private let onRemove: @Sendable (_ imagePage: UInt64) -> Void
 
   init(
@@ -90,14 +90,7 @@ final class KvmVcpu: @unchecked Sendable {
     let value = unsafe UnsafeRawPointer(run)
       .loadUnaligned(fromByteOffset: Int(run.pointee.io.data_offset), as: UInt32.self)
     switch port {
-    case PORT_REMOVE:
-      onRemove(UInt64(value))
-      do throws(SystemError) {
-        try memory.removePage(at: UInt64(value) * 4096, by: removal)
-      } catch {
-        return .failed(crash("a page could not be given back: \(error)"))
-      }
-      return nil
+    case PORT_REMOVE: return removePage(UInt64(value))
     case PORT_WAIT:
       waitMicroseconds(value)
       return nil
@@ -110,6 +103,21 @@ final class KvmVcpu: @unchecked Sendable {
       return .failed(mismatch)
     default: return .failed(crash("the guest wrote to port \(port)"))
     }
+  }
+
+  private func removePage(_ imagePage: UInt64) -> VcpuStop? {
+    let offset = imagePage * 4096
+    guard offset < layout.byteCount, offset % UInt64(memory.pageSize.byteCount) == 0 else {
+      return .failed(crash("the guest gave back page \(imagePage), which it does not have"))
+    }
+    do throws(SystemError) {
+      try memory.removePage(at: offset, by: removal)
+    } catch {
+      return .failed(crash("a page could not be given back: \(error)"))
+    }
+    // Afterwards: a fetch in between would take the note and miss the change.
+    onRemove(imagePage)
+    return nil
   }
 
   /// KVM finishes an OUT when the vCPU is entered again: enter it, and come straight back.
