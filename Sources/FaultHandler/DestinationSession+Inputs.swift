@@ -98,6 +98,7 @@ extension DestinationSession {
     cancelSetup.signal()
     setupWorker.stop()
     plane?.stop()
+    killWorker.stop()
     vmmWorker.stop()
     while let input = inputs.take() {
       if case .guest(let status, let isAtStart) = input {

@@ -132,7 +132,10 @@ public final class DestinationSession {
   let inputs: Mailbox<Input>
   /// Attaching, dialling.
   let setupWorker: SerialWorker
+  /// What the VMM is asked; a load can take as long as its pages do.
   let vmmWorker: SerialWorker
+  /// Ending the VMM, whatever it is in the middle of.
+  let killWorker: SerialWorker
   let cancelSetup: WakeEvent
   let lock: VMLock
   let started = MonotonicClock.now()
@@ -178,6 +181,7 @@ public final class DestinationSession {
       inputs = try Mailbox(capacity: Self.inputCapacity)
       setupWorker = try SerialWorker(name: "setup", capacity: 4)
       vmmWorker = try SerialWorker(name: "vmm", capacity: 8)
+      killWorker = try SerialWorker(name: "kill", capacity: 2)
       cancelSetup = try WakeEvent()
     } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
