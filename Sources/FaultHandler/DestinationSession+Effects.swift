@@ -142,9 +142,11 @@ extension DestinationSession {
   }
 
   /// The process that gave its memory is ended by its pidfd: no other proof is as good, and no VMM
-  /// has to answer for it.
+  /// has to answer for it. On a thread of its own: a load that waits for a page which never comes
+  /// keeps the VMM's thread, and it is the kill that ends the load.
   private func killVM() {
     guard let vm else { invariantBroken("only a VMM that has attached can be killed") }
+<<<<<<< HEAD
     onVMM(killWorker) {
       do throws(SystemError) {
         try vm.memory.process.kill()
@@ -156,7 +158,26 @@ extension DestinationSession {
         return .killFailed(Refusal(.vmm, "the VMM's process does not end"))
       }
       return .killed
+=======
+    let inputs = inputs
+    let isTaken = killWorker.run {
+      DestinationSession.tell(.core(.vmm(Self.kill(vm.memory.process))), inputs)
+>>>>>>> e2e/main
     }
+    invariant(isTaken, "the core has a VMM killed once")
+  }
+
+  private static func kill(_ process: borrowing ProcessHandle) -> DestinationVMMEvent {
+    do throws(SystemError) {
+      try process.kill()
+    } catch {
+      return .killFailed(Refusal(.vmm, "the VMM cannot be ended: \(error)"))
+    }
+    let deadline = MonotonicClock.now().advanced(byNanoseconds: killNanoseconds)
+    guard process.waitUntilEnded(deadline: deadline) else {
+      return .killFailed(Refusal(.vmm, "the VMM's process does not end"))
+    }
+    return .killed
   }
 
   /// Above the time that the kernel needs to give back the memory of a large VM.

@@ -119,7 +119,7 @@ extension EndToEnd {
       _ = try migration.receiver?.expectEnd("completed", exitCode: 0)
       _ = try migration.server?.expectEnd("completed", exitCode: 0)
       try migration.startServer(waits: false)
-        .expectEnd("refused", exitCode: 10, saying: "handed over")
+        .expectEnd("refused", exitCode: 10, saying: "has moved away")
       try migration.expectMoved()
       try migration.expectNothingLeft()
     }

@@ -88,7 +88,7 @@ extension EndToEnd {
         try visitor.expectClosed()
         try server.waitFor("was sent away")
       case "close":
-        for _ in 0..<40 { try Visitor(migration).connection.shutdown() }
+        for _ in 0..<8 { try Visitor(migration).connection.shutdown() }
       default: silent = try Visitor(migration)
       }
       try migration.startReceiver()

@@ -53,6 +53,11 @@ final class Engine {
 
   func signal(_ signal: Int32) throws { try program.process.send(signal: signal) }
 
+  /// The session that it has reported, once it has ended.
+  var session: String? {
+    program.lines.compactMap(Self.event).last { $0.event == "finished" }?.report?.session
+  }
+
   /// Waits for its end.
   func end() throws -> EngineEnd {
     let ending = try program.end()
@@ -78,7 +83,8 @@ final class Engine {
       throw HarnessError(
         description: "\(outcome) was expected, not \(end.ending):\n\(program.transcript)")
     }
-    for part in ["VM \(vm): \(outcome)", "source:", "destination:", "next:"] + words {
+    for part in ["VM \(vm): \(outcome)", "source:", "destination:", "next:"] + words
+    where !part.isEmpty {
       #expect(end.message.contains(part), sourceLocation: sourceLocation)
     }
     if let source { #expect(end.report?.sourceState == source, sourceLocation: sourceLocation) }

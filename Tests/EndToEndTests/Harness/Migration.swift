@@ -30,8 +30,10 @@ final class Migration {
   var destination: TestVM?
   var server: Engine?
   var receiver: Engine?
-  /// The session directories that were there before.
-  private let sessionsBefore: [String]
+  /// The sessions whose reports have been seen.
+  private var seenSessions: [String] {
+    [server, receiver].compactMap { $0?.session }
+  }
   private var address = ""
   /// What comes before a command, by its name: another user, a cgroup.
   var prefixes: [String: [String]] = [:]
@@ -60,7 +62,6 @@ final class Migration {
     self.shape = shape
     self.plan = plan
     self.workspace = workspace
-    sessionsBefore = Self.sessions
     sourceStateDirectory = workspace.file("source-state")
     destinationStateDirectory = workspace.file("destination-state")
     let token = try Program(
@@ -105,9 +106,10 @@ final class Migration {
     return receiver
   }
 
-  /// Starts the empty VM, which attaches to postcopyd.
+  /// Starts the empty VM, which attaches to postcopyd. One that was killed has left its socket.
   @discardableResult
   func startDestination(_ shape: GuestShape? = nil) throws -> TestVM {
+    _ = unsafe unlink(workspace.file("destination.sock"))
     let destination = try TestVM(
       "destination", shape ?? self.shape, in: workspace, prefix: prefixes["microvm"] ?? [],
       incoming: ["--attach", attachPath, "--attach-dialect", plan.dialect])
@@ -155,10 +157,16 @@ final class Migration {
   /// Ends the VMs and sees that nothing is left of the migration: no process, no descriptor in a
   /// VMM, no session in the run directory, no shared memory, no socket.
   func expectNothingLeft() throws {
-    #expect(source.descriptors == source.descriptorsAtStart)
+    try source.expectDescriptorsAsAtStart()
     for engine in [server, receiver] { #expect(engine?.program.hasEnded ?? true) }
-    #expect(Self.sessions.filter { !sessionsBefore.contains($0) } == [])
-    if let destination, !destination.program.hasEnded { try destination.quit() }
+    #expect(sessionDirectories == [])
+    if let destination {
+      if destination.program.hasEnded {
+        _ = unsafe unlink(destination.socket)
+      } else {
+        try destination.quit()
+      }
+    }
     try source.quit()
     let own = workspace.path.split(separator: "/").last!
     #expect(Workspace.names(in: "/dev/shm").filter { $0.hasPrefix(own) } == [])
@@ -169,7 +177,6 @@ final class Migration {
   /// Nothing came of it: the source's VM lives, and nothing is left.
   func expectSourceRunsOn() throws {
     try source.expectRunsAndVerifies()
-    if let destination, !destination.program.hasEnded { try destination.quit() }
     try expectNothingLeft()
   }
 
@@ -191,14 +198,14 @@ final class Migration {
 
   /// Removes what a parked session keeps in the run directory.
   func forgetSession() {
-    for path in Self.sessions where !sessionsBefore.contains(path) { Workspace.remove(path) }
+    for path in sessionDirectories { Workspace.remove(path) }
   }
 
-  /// The sessions in the run directories.
-  static var sessions: [String] {
-    ["/run/postcopy", "/dev/shm/postcopy"].flatMap { path in
-      Workspace.names(in: path).map { "\(path)/\($0)" }
-    }
+  /// What our sessions have in the run directories.
+  private var sessionDirectories: [String] {
+    ["/run/postcopy", "/dev/shm/postcopy"].flatMap { place in
+      seenSessions.map { "\(place)/\($0)" }
+    }.filter { unsafe access($0, F_OK) == 0 }
   }
 
   private static func address(of link: Plan.Link, in workspace: Workspace) throws -> String {

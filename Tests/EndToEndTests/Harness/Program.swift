@@ -27,7 +27,7 @@ enum Binaries {
 /// How long to wait for what must come. Far above what anything needs, also when all tests of the
 /// package run beside each other in a debug build under a sanitizer.
 enum Patience {
-  static let usualSeconds: UInt64 = 60
+  static let usualSeconds: UInt64 = 40
 
   static func deadline(seconds: UInt64 = usualSeconds) -> Instant {
     MonotonicClock.now().advanced(byNanoseconds: seconds * 1_000_000_000)

@@ -78,6 +78,16 @@ final class TestVM {
     }.map { String($0.prefix { $0 != "[" }) }.sorted()
   }
 
+  /// Nobody keeps anything of this VM open, and it keeps nothing of theirs. The VMM closes the
+  /// connection of a client that has gone a moment later.
+  func expectDescriptorsAsAtStart() throws {
+    let deadline = Patience.deadline(seconds: 5)
+    while descriptors != descriptorsAtStart, MonotonicClock.now() < deadline {
+      try program.pause()
+    }
+    #expect(descriptors == descriptorsAtStart)
+  }
+
   func call(_ request: ControlRequest, seconds: UInt64 = Patience.usualSeconds) throws
     -> ControlReply
   {
