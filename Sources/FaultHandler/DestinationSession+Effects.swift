@@ -91,13 +91,9 @@ extension DestinationSession {
 
 // What the VMM is asked to do, on its own thread: loading state waits for pages.
 extension DestinationSession {
-  private func onVMM(
-    _ worker: SerialWorker? = nil, _ command: @escaping @Sendable () -> DestinationVMMEvent
-  ) {
+  private func onVMM(_ command: @escaping @Sendable () -> DestinationVMMEvent) {
     let inputs = inputs
-    let isTaken = (worker ?? vmmWorker).run {
-      DestinationSession.tell(.core(.vmm(command())), inputs)
-    }
+    let isTaken = vmmWorker.run { DestinationSession.tell(.core(.vmm(command())), inputs) }
     invariant(isTaken, "the core asks one thing of the VMM at a time")
   }
 
@@ -146,23 +142,9 @@ extension DestinationSession {
   /// keeps the VMM's thread, and it is the kill that ends the load.
   private func killVM() {
     guard let vm else { invariantBroken("only a VMM that has attached can be killed") }
-<<<<<<< HEAD
-    onVMM(killWorker) {
-      do throws(SystemError) {
-        try vm.memory.process.kill()
-      } catch {
-        return .killFailed(Refusal(.vmm, "the VMM cannot be ended: \(error)"))
-      }
-      let deadline = MonotonicClock.now().advanced(byNanoseconds: Self.killNanoseconds)
-      guard vm.memory.process.waitUntilEnded(deadline: deadline) else {
-        return .killFailed(Refusal(.vmm, "the VMM's process does not end"))
-      }
-      return .killed
-=======
     let inputs = inputs
     let isTaken = killWorker.run {
       DestinationSession.tell(.core(.vmm(Self.kill(vm.memory.process))), inputs)
->>>>>>> e2e/main
     }
     invariant(isTaken, "the core has a VMM killed once")
   }

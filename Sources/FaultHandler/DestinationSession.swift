@@ -134,11 +134,7 @@ public final class DestinationSession {
   let setupWorker: SerialWorker
   /// What the VMM is asked; a load can take as long as its pages do.
   let vmmWorker: SerialWorker
-<<<<<<< HEAD
-  /// Ends the VMM, also while it still loads: that load may wait for a page that never comes.
-=======
   /// Ending the VMM, whatever it is in the middle of.
->>>>>>> e2e/main
   let killWorker: SerialWorker
   let cancelSetup: WakeEvent
   let lock: VMLock
@@ -185,11 +181,7 @@ public final class DestinationSession {
       inputs = try Mailbox(capacity: Self.inputCapacity)
       setupWorker = try SerialWorker(name: "setup", capacity: 4)
       vmmWorker = try SerialWorker(name: "vmm", capacity: 8)
-<<<<<<< HEAD
-      killWorker = try SerialWorker(name: "vmm-kill", capacity: 2)
-=======
       killWorker = try SerialWorker(name: "kill", capacity: 2)
->>>>>>> e2e/main
       cancelSetup = try WakeEvent()
     } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
