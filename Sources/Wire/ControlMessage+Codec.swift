@@ -2,8 +2,8 @@ internal import Codec
 internal import Pages
 
 // Every control message but ping and pong begins with the epoch u64; ping and pong are a sequence
-// number u64. Behind the epoch: frozen, page count u64; ran, nanoseconds u64 and four parts of the pause
-// u64 each; abort, aborted and
+// number u64. Behind the epoch: frozen, page count u64; ran, nanoseconds u64 and four parts of the
+// pause u64 each; abort, aborted and
 // parked, a refusal.
 extension FrameType {
   /// Whether `ControlMessage` can carry it: the business of the cores.
