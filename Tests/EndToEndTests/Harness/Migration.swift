@@ -162,7 +162,9 @@ final class Migration {
     #expect(sessionDirectories == [])
     if let destination {
       if destination.program.hasEnded {
+        // Killed: what it would have removed itself is ours to remove.
         _ = unsafe unlink(destination.socket)
+        if let file = destination.memoryFile { _ = unsafe unlink(file) }
       } else {
         try destination.quit()
       }
