@@ -17,8 +17,9 @@ public struct DataPlaneStatistics: Sendable {
   public var pushedPageCount: UInt64 = 0
   /// Pages that a thread waited for and that were installed as zeros.
   public var zeroFilledPageCount: UInt64 = 0
-  /// Pages that the source reported as zeros before anybody asked.
-  public var zeroMappedPageCount: UInt64 = 0
+  /// Pages that the source reported as zeros, whether somebody waited for them or not. Those are
+  /// installed only when they are touched: see `zeroFilledPageCount`.
+  public var zeroReportedPageCount: UInt64 = 0
   /// Pages that came when they were here, or void, already.
   public var droppedPageCount: UInt64 = 0
   /// Pages that were found to be there although we did not know (EEXIST).

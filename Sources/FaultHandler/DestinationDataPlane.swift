@@ -48,7 +48,8 @@ public final class DestinationDataPlane {
   /// - Parameters:
   ///   - states: a fresh file, one byte for each page of the image, all of them missing.
   ///   - faultPlacement: where the fault thread runs.
-  ///   - bulkPlacement: where the bulk installers run; a processor goes before a node of the memory.
+  ///   - bulkPlacement: where the bulk installers run; a processor goes before a node of the
+  ///     memory.
   public init(
     memory: borrowing AttachedMemory, states: MappedPageStates, session: SessionID,
     urgent: Connection, bulk: [Connection],
@@ -94,8 +95,8 @@ public final class DestinationDataPlane {
   /// takes a link that has stood still for long.
   public func send(_ message: ControlMessage) -> Bool { parts.inbox.post(message) }
 
-  /// After `memoryPressure`, when there may be memory again: lets everybody who waits fault again, and
-  /// asks again for all that was asked for.
+  /// After `memoryPressure`, when there may be memory again: lets everybody who waits fault again,
+  /// and asks again for all that was asked for.
   public func retryAfterMemoryPressure() {
     parts.events.forget(.memoryPressure)
     parts.inbox.post(.repeatRequests)
@@ -110,9 +111,9 @@ public final class DestinationDataPlane {
   /// The state of a page by its flat index.
   func state(ofPage page: Int) -> PageState { parts.installer.state(ofPage: page) }
 
-  /// Unregisters every region, so that the kernel answers what was never here with zeros. Legal only
-  /// once everything is here; refused, and nothing done, before. The link goes on: what is left to
-  /// say can be said. Done when `stop` returns.
+  /// Unregisters every region, so that the kernel answers what was never here with zeros. Legal
+  /// only once everything is here; refused, and nothing done, before. The link goes on: what is
+  /// left to say can be said. Done when `stop` returns.
   public func unregister() throws(DataPlaneError) {
     let awaited = parts.installer.awaitedPageCount
     guard awaited == 0 else { throw .notComplete(awaitedPageCount: awaited) }

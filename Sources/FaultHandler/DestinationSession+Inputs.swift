@@ -22,8 +22,8 @@ extension DestinationSession {
     }
   }
 
-  /// Memory trouble before GO was accepted ends the migration: the source runs on. Afterwards the VM
-  /// has only us: it waits for its page as long as it takes.
+  /// Memory trouble before GO was accepted ends the migration: the source runs on. Afterwards the
+  /// VM has only us: it waits for its page as long as it takes.
   private var isBeforeGo: Bool {
     switch core.state {
     case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,

@@ -64,12 +64,15 @@ extension PageInstaller {
       let before = filling.ledger.count(of: .zero)
       let waiterCount = filling.ledger.zeroArrived(part)
       let marked = filling.ledger.count(of: .zero) - before
-      filling.statistics.zeroMappedPageCount += UInt64(marked)
+      filling.statistics.zeroReportedPageCount += UInt64(marked)
       var progress = FillProgress(remaining: end..<remaining.upperBound)
       if waiterCount > 0, let waited = filling.ledger.nextRequestedRun(in: part) {
         // One page a hold: a huge page of zeros is a copy of 2 MiB.
         progress.remaining = waited.lowerBound..<waited.lowerBound + 1
+        let filledBefore = filling.statistics.zeroFilledPageCount
         try zero(&progress, &filling)
+        filling.statistics.zeroReportedPageCount +=
+          filling.statistics.zeroFilledPageCount - filledBefore
         progress.remaining = progress.remaining.lowerBound..<remaining.upperBound
       }
       progress.completesImage = filling.announcesCompletion()

@@ -47,8 +47,8 @@ public enum SourceImage: Hashable, Sendable {
     guard ours != theirs else { return }
     throw Refusal(
       .layout,
-      "region \(region.index.rawValue): \(what) is \(ours) bytes at the source and \(theirs) at the "
-        + "destination; start the destination with the source's memory options")
+      "region \(region.index.rawValue): \(what) is \(ours) bytes at the source and \(theirs) "
+        + "at the destination; start the destination with the source's memory options")
   }
 
   private static func requireTiling(
@@ -59,8 +59,8 @@ public enum SourceImage: Hashable, Sendable {
       guard region.imageOffset.rawValue == covered else {
         throw Refusal(
           .layout,
-          "the destination's regions leave bytes \(covered) to \(region.imageOffset.rawValue) of the "
-            + "source's image out; start the destination with the source's memory options")
+          "the destination's regions leave bytes \(covered) to \(region.imageOffset.rawValue) of "
+            + "the source's image out; start the destination with the source's memory options")
       }
       try require(
         UInt64(pageSize.byteCount), UInt64(region.pageSize.byteCount), region, "page size")

@@ -5,8 +5,8 @@ internal import System
 /// Tells the push where the demands are: a ring without locks from the urgent thread, which only
 /// ever adds, to the one thread at a time that asks the policy.
 ///
-/// When it is full the hint is dropped: the push then follows older faults for a moment, and no page
-/// depends on it.
+/// When it is full the hint is dropped: the push then follows older faults for a moment, and no
+/// page depends on it.
 final class DemandHints: Sendable {
   /// Demands that may wait while one run is pushed (some 50 µs): more than a link can ask for.
   static let capacity = 256

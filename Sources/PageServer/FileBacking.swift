@@ -122,9 +122,10 @@ public final class FileBacking: MemoryBacking {
   ///
   /// EHWPOISON always does. EIO does where pages live in host memory alone: `shmem_file_read_iter`
   /// and `hugetlbfs_read_iter` answer it for a poisoned page only, or (shmem) for one that the swap
-  /// device lost, whose owner would be killed for touching it just the same (Linux 6.18, mm/shmem.c,
-  /// fs/hugetlbfs/inode.c). On storage EIO says that the device failed: that proves nothing about
-  /// the page. A failing swap device is told by the number of pages, which the caller limits.
+  /// device lost, whose owner would be killed for touching it just the same (Linux 6.18,
+  /// mm/shmem.c, fs/hugetlbfs/inode.c). On storage EIO says that the device failed: that proves
+  /// nothing about the page. A failing swap device is told by the number of pages, which the caller
+  /// limits.
   static func provesPoison(_ errno: Errno, on medium: MemoryFile.Medium) -> Bool {
     switch errno.rawValue {
     case EHWPOISON: true

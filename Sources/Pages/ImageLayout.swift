@@ -57,7 +57,8 @@ public enum LayoutError: Error, Hashable, Sendable, CustomStringConvertible {
       byteCount == 1 << 30
         ? "region \(region.rawValue) has 1 GiB pages: one fault would stall a vCPU for a second; "
           + "use 4 KiB or 2 MiB pages"
-        : "region \(region.rawValue) has pages of \(byteCount) bytes; 4096 and 2097152 are supported"
+        : "region \(region.rawValue) has pages of \(byteCount) bytes; 4096 and 2097152 are "
+          + "supported"
     }
   }
 }

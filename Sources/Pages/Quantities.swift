@@ -118,7 +118,8 @@ public struct ByteCount: RawRepresentable, Hashable, Comparable, Sendable {
   }
 }
 
-/// The page sizes that a region may have. 1 GiB pages are refused: one fault would stall for a second.
+/// The page sizes that a region may have. 1 GiB pages are refused: one fault would stall for a
+/// second.
 public enum PageSize: UInt32, CaseIterable, Hashable, Sendable {
   /// 4 KiB.
   case small = 4096

@@ -60,8 +60,8 @@ public struct ConsoleStyle: Hashable, Sendable {
 /// is on standard output, one object a line.
 ///
 /// Our own and not swift-log: it must share the terminal's last line with the progress line, which
-/// a log back end does not know; no library that we use logs; and a package costs a build of its own
-/// in every scratch path. Never called on the fault path: it writes, and takes a lock.
+/// a log back end does not know; no library that we use logs; and a package costs a build of its
+/// own in every scratch path. Never called on the fault path: it writes, and takes a lock.
 public final class Console: Sendable {
   /// Between two live lines: smooth for the eye, next to nothing of a processor.
   static let liveIntervalNanoseconds: UInt64 = 100_000_000

@@ -61,9 +61,9 @@ public struct StateDirectory: Hashable, Sendable {
   }
 
   /// The usual places: /var/lib/postcopy for root, else under XDG_STATE_HOME (or ~/.local/state);
-  /// the part in memory in /run/postcopy (a user's: XDG_RUNTIME_DIR), or in /dev/shm on a host where
-  /// that is no tmpfs, as in some containers. `override` is the value of `--state-dir` and moves
-  /// the durable part.
+  /// the part in memory in /run/postcopy (a user's: XDG_RUNTIME_DIR), or in /dev/shm on a host
+  /// where that is no tmpfs, as in some containers. `override` is the value of `--state-dir` and
+  /// moves the durable part.
   public static func usual(
     override: String? = nil, isRoot: Bool, user: UInt32, environment: [String: String],
     isOnTmpfs: (String) -> Bool

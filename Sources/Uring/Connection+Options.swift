@@ -13,7 +13,8 @@ enum SocketOptions {
 }
 
 extension Connection {
-  /// Sets the options for what the connection carries: told apart by its hello when it was accepted.
+  /// Sets the options for what the connection carries: told apart by its hello when it was
+  /// accepted.
   public func setPurpose(_ purpose: Purpose) throws(ConnectionError) {
     try setOptions(for: purpose)
   }

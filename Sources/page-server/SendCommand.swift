@@ -19,8 +19,8 @@ struct SendCommand: ParsableCommand {
         page-server send --vm web --memory file:/dev/shm/web --vmm microvm:/run/web.sock \\
           --listen 10.0.0.1:7000 --insecure --token-file web.token
 
-      Exit codes: 0 completed · 10 refused, nothing was changed · 11 aborted, the VM runs on here · \
-      12 parked, everything is kept · 64 wrong usage · 70 a bug of ours.
+      Exit codes: 0 completed · 10 refused, nothing was changed · 11 aborted, the VM runs on here \
+      · 12 parked, everything is kept · 64 wrong usage · 70 a bug of ours.
       The first SIGINT or SIGTERM before the hand-over aborts; after it, the first is refused with \
       what remains, the second parks. SIGHUP ends nothing.
       """)

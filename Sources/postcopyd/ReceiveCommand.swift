@@ -18,11 +18,11 @@ struct ReceiveCommand: ParsableCommand {
         postcopyd receive --vm web --from 10.0.0.1:7000 --attach /run/web-attach.sock \\
           --vmm microvm:/run/web.sock --insecure --token-file web.token
 
-      Start it before the VMM: the VMM connects to the attach socket and hands its userfaultfd over, \
-      as Firecracker does. An aborted migration ends that VMM: its memory is never used again.
+      Start it before the VMM: the VMM connects to the attach socket and hands its userfaultfd \
+      over, as Firecracker does. An aborted migration ends that VMM: its memory is never used again.
 
-      Exit codes: 0 completed · 10 refused, nothing was changed · 11 aborted, the VM runs on at the \
-      source · 12 parked, everything is kept · 64 wrong usage · 70 a bug of ours.
+      Exit codes: 0 completed · 10 refused, nothing was changed · 11 aborted, the VM runs on at \
+      the source · 12 parked, everything is kept · 64 wrong usage · 70 a bug of ours.
       The first SIGINT or SIGTERM before the hand-over aborts; after it, the first is refused with \
       what remains, the second parks. SIGHUP ends nothing.
       """)

@@ -90,7 +90,7 @@ final class ReceiveReporter {
     report.faults = Faults(
       statistics.demandLatency, duplicateCount: statistics.repeatedFaultCount)
     report.pages.data = statistics.demandedPageCount + statistics.pushedPageCount
-    report.pages.zero = statistics.zeroFilledPageCount + statistics.zeroMappedPageCount
+    report.pages.zero = statistics.zeroReportedPageCount
     report.pages.poisoned = statistics.poisonedPageCount
     report.pages.removed = statistics.removedPageCount
     report.pages.duplicate = statistics.droppedPageCount

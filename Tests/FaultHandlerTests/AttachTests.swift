@@ -70,7 +70,9 @@ import UFFD
       ("[\(Self.element(0, offset: 512))]", .layout(.unaligned(first))),
       ("[\(Self.element(0, base: Self.base + 512))]", .unalignedHostAddress(first)),
       (
-        "[\(Self.element(0, base: Self.base + 4096, size: 2 << 20, more: ",\"page_size\":2097152"))]",
+        "["
+          + Self.element(0, base: Self.base + 4096, size: 2 << 20, more: ",\"page_size\":2097152")
+          + "]",
         .unalignedHostAddress(first)
       ),
       (

@@ -76,10 +76,12 @@ struct RemovalTests {
     let fixture = try PlaneFixture(.init(pageCounts: [pageCount], bulkCount: 2))
     let guest = fixture.guest
     let source = fixture.source
+    // The remover tells which pages it takes next, so that each push races their removal.
+    let orders = try (0..<2).map { _ in try Mailbox<Int>(capacity: 4) }
     let pushers = try (0..<2).map { position in
-      try GuestThread {
-        // Both walk where the remover walks, in runs that it cuts.
-        for start in stride(from: position * 4, to: pageCount, by: 8) {
+      let orders = orders[position]
+      return try GuestThread {
+        while let start = orders.receive(), start >= 0 {
           try? source.sendPages(start..<start + 4, on: source.bulk[position])
         }
       }
@@ -87,9 +89,13 @@ struct RemovalTests {
     let remover = try GuestThread {
       var shownAgain = 0
       for page in 0..<pageCount {
+        // A full mailbox means that the push lags behind: this run is then removed unpushed.
+        if page % 4 == 0 { _ = orders[page / 4 % 2].post(page) }
         guest.remove(page: page)
         if guest.word(page: page) != 0 { shownAgain += 1 }
       }
+      // Full for a moment only: the pushers take their orders out.
+      for order in orders { while !order.post(-1) {} }
       return shownAgain
     }
     // Credit is what the pushers do not read: take it, so that its sender never waits.

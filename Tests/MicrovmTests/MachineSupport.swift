@@ -93,10 +93,12 @@ extension TestMachine {
     #expect(activity == .finished, sourceLocation: sourceLocation)
   }
 
-  /// Waits until the guest has done at least one more operation.
+  /// Waits until the guest has done at least one more operation, or has stopped by itself.
   func waitForProgress() throws {
     let before = progress?.operations ?? 0
-    try waitUntil("the guest makes progress") { (progress?.operations ?? 0) > before }
+    try waitUntil("the guest makes progress") {
+      (progress?.operations ?? 0) > before || activity != .running
+    }
   }
 
   /// Copies another machine's memory into this one's, as a migration would.

@@ -52,7 +52,7 @@ final class DirtyLog: Sendable {
     state.withLock { $0 = State() }
   }
 
-  /// To be called before this VMM changes guest memory behind KVM's back.
+  /// To be called when this VMM has changed guest memory behind KVM's back.
   func noteOwnChange(offset: UInt64, byteCount: Int) {
     state.withLock { state in
       guard state.isTracking else { return }

@@ -1,6 +1,7 @@
 internal import CLinux
 internal import Glibc
 public import Pages
+internal import Synchronization
 public import System
 
 /// What guest memory is made of.
@@ -146,14 +147,21 @@ extension GuestMemory {
     invariantBroken("an image offset lies inside the guest's memory")
   }
 
-  /// The 64-bit word of the image at `offset`. May wait for a page.
+  /// The 64-bit word of the image at `offset`, an aligned one. May wait for a page.
   func word(at offset: UInt64) -> UInt64 {
-    unsafe pointer(at: offset).load(as: UInt64.self)
+    unsafe atomicWord(at: offset).pointee.load(ordering: .relaxed)
   }
 
-  /// Sets the 64-bit word of the image at `offset`. May wait for a page.
+  /// Sets the 64-bit word of the image at `offset`, an aligned one. May wait for a page.
   func setWord(at offset: UInt64, to value: UInt64) {
-    unsafe pointer(at: offset).storeBytes(of: value, as: UInt64.self)
+    unsafe atomicWord(at: offset).pointee.store(value, ordering: .relaxed)
+  }
+
+  /// Counters are read while the guest counts, and requests are left for it: each word by itself
+  /// must be whole.
+  private func atomicWord(at offset: UInt64) -> UnsafeMutablePointer<Atomic<UInt64>> {
+    // unsafe: 8 aligned bytes inside the memory, which have the layout of an atomic word.
+    unsafe pointer(at: offset).assumingMemoryBound(to: Atomic<UInt64>.self)
   }
 
   /// How pages go back unless somebody asks for another way.

@@ -2,6 +2,7 @@ internal import CGuestProgram
 internal import CLinux
 internal import Glibc
 internal import Pages
+internal import Synchronization
 internal import System
 
 /// One real virtual CPU: its descriptor, its shared `kvm_run` page, and the guest's ports.
@@ -11,12 +12,15 @@ final class KvmVcpu: @unchecked Sendable {
   let descriptor: OwnedDescriptor
   private let runByteCount: Int
   private let run: UnsafeMutablePointer<kvm_run>
+  /// `immediate_exit` in the same page: the kernel reads it when it enters the guest, and others
+  /// set it while this vCPU's thread may look at it.
+  private let immediateExit: UnsafeMutablePointer<Atomic<UInt8>>
   /// Ends a rate-limit wait in the VMM.
   private let wakeUp: WakeEvent
   private let memory: GuestMemory
   let layout: GuestLayout
   private let removal: RemovalMethod
-  /// Called for each page that goes back, before it does.
+  /// Called for each page that went back.
   private let onRemove: @Sendable (_ imagePage: UInt64) -> Void
 
   init(
@@ -36,8 +40,12 @@ final class KvmVcpu: @unchecked Sendable {
     guard let address = unsafe address, unsafe address != MAP_FAILED else {
       throw SystemError("mmap", "kvm_run of vCPU \(index)")
     }
-    // unsafe: KVM shares a struct kvm_run at the start of this mapping, which lives as long as self.
+    // unsafe: KVM shares a struct kvm_run at the start of this mapping, which lives as long as
+    // self.
     unsafe run = address.assumingMemoryBound(to: kvm_run.self)
+    // unsafe: one byte of that struct, which everybody here accesses through this pointer alone.
+    let offset = MemoryLayout<kvm_run>.offset(of: \.immediate_exit)!
+    unsafe immediateExit = (address + offset).assumingMemoryBound(to: Atomic<UInt8>.self)
     self.descriptor = descriptor
   }
 
@@ -46,14 +54,13 @@ final class KvmVcpu: @unchecked Sendable {
 
   /// Makes the next or the running KVM_RUN return. The caller sends the thread a signal as well.
   func interrupt() {
-    // unsafe: kvm_run is shared with the kernel, which reads this byte when it enters the guest.
-    unsafe run.pointee.immediate_exit = 1
+    unsafe immediateExit.pointee.store(1, ordering: .releasing)
     wakeUp.signal()
   }
 
   /// Undoes `interrupt`, before the vCPU runs again. With the gate's lock held.
   func clearInterrupt() {
-    unsafe run.pointee.immediate_exit = 0
+    unsafe immediateExit.pointee.store(0, ordering: .releasing)
     _ = wakeUp.drain()
   }
 
@@ -65,7 +72,7 @@ final class KvmVcpu: @unchecked Sendable {
         switch Errno.current {
         // Interrupted: the port access before, if any, is complete and the registers are final.
         case .interrupted:
-          if unsafe run.pointee.immediate_exit != 0 { return .kicked }
+          if unsafe immediateExit.pointee.load(ordering: .acquiring) != 0 { return .kicked }
         case .tryAgain: continue
         case let error: return .failed(crash("KVM_RUN: \(error)"))
         }
@@ -83,14 +90,7 @@ final class KvmVcpu: @unchecked Sendable {
     let value = unsafe UnsafeRawPointer(run)
       .loadUnaligned(fromByteOffset: Int(run.pointee.io.data_offset), as: UInt32.self)
     switch port {
-    case PORT_REMOVE:
-      onRemove(UInt64(value))
-      do throws(SystemError) {
-        try memory.removePage(at: UInt64(value) * 4096, by: removal)
-      } catch {
-        return .failed(crash("a page could not be given back: \(error)"))
-      }
-      return nil
+    case PORT_REMOVE: return removePage(UInt64(value))
     case PORT_WAIT:
       waitMicroseconds(value)
       return nil
@@ -105,9 +105,24 @@ final class KvmVcpu: @unchecked Sendable {
     }
   }
 
+  private func removePage(_ imagePage: UInt64) -> VcpuStop? {
+    let offset = imagePage * 4096
+    guard offset < layout.byteCount, offset % UInt64(memory.pageSize.byteCount) == 0 else {
+      return .failed(crash("the guest gave back page \(imagePage), which it does not have"))
+    }
+    do throws(SystemError) {
+      try memory.removePage(at: offset, by: removal)
+    } catch {
+      return .failed(crash("a page could not be given back: \(error)"))
+    }
+    // Afterwards: a fetch in between would take the note and miss the change.
+    onRemove(imagePage)
+    return nil
+  }
+
   /// KVM finishes an OUT when the vCPU is entered again: enter it, and come straight back.
   private func completePortAccess() {
-    unsafe run.pointee.immediate_exit = 1
+    unsafe immediateExit.pointee.store(1, ordering: .releasing)
     let result = clinux_ioctl_none(descriptor.rawValue, clinux_kvm_run)
     invariant(result != 0 && Errno.current == .interrupted, "immediate_exit comes back with EINTR")
   }

@@ -94,7 +94,6 @@ extension TestMachine {
     }
     for vcpu in 0..<layout.vcpuCount {
       let words = layout.offset(ofVcpu: vcpu)
-      (engine as? KvmMachine)?.dirtyLog.noteOwnChange(offset: words, byteCount: 4096)
       // Granules are dealt in turn. Rounded up: the first of this vCPU at or after each bound.
       let first = (granules.lowerBound - vcpu + layout.vcpuCount - 1) / layout.vcpuCount
       let end = (granules.upperBound - vcpu + layout.vcpuCount - 1) / layout.vcpuCount
@@ -102,6 +101,8 @@ extension TestMachine {
       memory.setWord(at: words + UInt64(VCPU_BALLOON_END), to: 0)
       memory.setWord(at: words + UInt64(VCPU_BALLOON_CURSOR), to: UInt64(max(first, 0)))
       memory.setWord(at: words + UInt64(VCPU_BALLOON_END), to: UInt64(max(end, 0)))
+      // Afterwards: a fetch in between would take the note and miss the change.
+      (engine as? KvmMachine)?.dirtyLog.noteOwnChange(offset: words, byteCount: 4096)
     }
   }
 

@@ -136,7 +136,7 @@ public final class TestMachine: Sendable {
     case pausing
     /// Every vCPU has done its operations.
     case finished
-    /// The guest saw something wrong.
+    /// The guest saw something wrong, and all of it has stopped.
     case guestError = "guest-error"
     /// It never runs again.
     case disabled
@@ -148,7 +148,7 @@ public final class TestMachine: Sendable {
     return engine.gate.state.withLock { gate in
       if isDisabled { return gate.hasLeft.allSatisfy(\.self) ? .disabled : .pausing }
       if !hasVcpuState { return .incoming }
-      if !gate.mismatches.isEmpty { return .guestError }
+      if !gate.mismatches.isEmpty { return gate.isAllParked ? .guestError : .pausing }
       if gate.isFinished.allSatisfy(\.self) { return .finished }
       if gate.wish == .run { return .running }
       return gate.isAllParked ? .paused : .pausing
