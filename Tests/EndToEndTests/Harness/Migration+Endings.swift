@@ -43,11 +43,9 @@ extension Migration {
   /// Both sides have parked; the guest at the destination waits for its pages.
   func expectBothParked(saying words: String = "") throws {
     let receiver = try #require(receiver)
-    let server = try #require(server)
     try receiver.expectEnd(
       "parked", exitCode: 12, saying: words, source: Phrase.stopped, destination: Phrase.runs)
-    try server.expectEnd(
-      "parked", exitCode: 12, source: Phrase.disabled, destination: Phrase.runs)
+    try expectServerParked()
     try expectGuestWaits()
     try cleanUpParked()
   }

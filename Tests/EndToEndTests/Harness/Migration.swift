@@ -157,7 +157,7 @@ final class Migration {
   /// Ends the VMs and sees that nothing is left of the migration: no process, no descriptor in a
   /// VMM, no session in the run directory, no shared memory, no socket.
   func expectNothingLeft() throws {
-    try source.expectDescriptorsAsAtStart()
+    try source.expectNoMoreDescriptors()
     for engine in [server, receiver] { #expect(engine?.program.hasEnded ?? true) }
     #expect(sessionDirectories == [])
     if let destination {
