@@ -18,6 +18,13 @@ final class AttachedVM: Sendable {
   }
 }
 
+/// The attach socket on its way to the set-up thread.
+private final class AttachDoor: Sendable {
+  let listener: AttachListener
+
+  init(_ listener: consuming AttachListener) { self.listener = listener }
+}
+
 /// The connections of one session, all of them welcomed.
 struct SourceLinks: Sendable {
   let source: Endpoint
@@ -31,13 +38,18 @@ extension DestinationSession {
   /// How long a source that is not there yet is left alone before the next attempt.
   static let redialNanoseconds: UInt64 = 100_000_000
 
+  /// Listens before it says so: whoever waits for the word starts the VMM, which connects once.
   func attach() {
-    let configuration = configuration
+    let door: AttachDoor
+    do throws(AttachError) {
+      door = AttachDoor(try AttachListener(path: configuration.attachPath))
+    } catch {
+      return refuse(Refusal(.vmm, "\(error)"))
+    }
     let cancel = cancelSetup
     onSetup {
       do throws(AttachError) {
-        let listener = try AttachListener(path: configuration.attachPath)
-        guard let memory = try listener.attach(or: cancel) else {
+        guard let memory = try door.listener.attach(or: cancel) else {
           return .attachEnded(nil)
         }
         return .attached(AttachedVM(memory))

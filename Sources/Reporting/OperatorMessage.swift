@@ -48,9 +48,15 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
     case .completed: return "nothing; what is left of the VM at the source can be ended"
     case .refused: return "correct the cause and start both sides again"
     case .aborted:
-      return outcome.source == .runs
-        ? "correct the cause, start a new VMM at the destination and move the VM again"
-        : "resume the VM at the source, then correct the cause"
+      switch outcome.source {
+      case .runs:
+        return "correct the cause, start a new VMM at the destination and move the VM again"
+      case .unknown:
+        return "see at the source that the VM runs there, as it does unless page-server says "
+          + "otherwise; correct the cause, start a new VMM here and move the VM again"
+      case .stopped, .disabled, .killed, .untouched, .mayRun:
+        return "resume the VM at the source, then correct the cause"
+      }
     case .parked:
       return "start the VM on neither host by hand and keep both state directories; correct the "
         + "cause, then start both sides again with the same directories"

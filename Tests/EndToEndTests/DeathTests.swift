@@ -33,7 +33,7 @@ extension EndToEnd {
       _ = try migration.destination?.program.end()
       try migration.receiver?.expectEnd(
         "parked", exitCode: 12, saying: "died", destination: Phrase.killed)
-      try migration.server?.expectEnd("parked", exitCode: 12, source: Phrase.disabled)
+      try migration.expectServerParked()
       try migration.cleanUpParked()
     }
 
@@ -89,8 +89,7 @@ extension EndToEnd {
       try migration.startUntilRunning()
       try migration.receiver?.signal(SIGKILL)
       _ = try migration.receiver?.program.end()
-      try migration.server?.expectEnd(
-        "parked", exitCode: 12, source: Phrase.disabled, destination: Phrase.runs)
+      try migration.expectServerParked()
       try migration.expectGuestWaits()
       try migration.cleanUpParked()
     }

@@ -104,6 +104,23 @@ field() {
   ctl "$1" status | sed -n "s/.*\"$2\" *: *\"\{0,1\}\([^\",}]*\).*/\1/p"
 }
 
+# ranges SOCKET: where a VM has its memory, as --memory pid: takes it.
+ranges() {
+  local base size list=
+  while read -r base size; do
+    list+=$(printf '%s%x-%x' "${list:+,}" "$base" $((base + size)))
+  done < <(ctl "$1" status | awk -F'[:,]' '
+    /"base_host_virt_addr"/ { base = $2 + 0 == 0 ? "" : $2; gsub(/ /, "", base) }
+    /"size"/ { size = $2; gsub(/ /, "", size); print base, size }')
+  printf '%s' "$list"
+}
+
+descriptor_count() { find "/proc/$1/fd" -mindepth 1 2>/dev/null | wc -l; }
+
+# holds_only SOCKET COUNT: the VM has no more descriptors open than that; one client that has just
+# gone may still count.
+holds_only() { [ "$(descriptor_count "$(field "$1" pid)")" -le $(($2 + 1)) ]; }
+
 is_ready() { grep -q '^microvm: ready' "$directory/$1.log" 2>/dev/null; }
 is_socket() { [ -S "$1" ]; }
 

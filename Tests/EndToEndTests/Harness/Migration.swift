@@ -157,12 +157,14 @@ final class Migration {
   /// Ends the VMs and sees that nothing is left of the migration: no process, no descriptor in a
   /// VMM, no session in the run directory, no shared memory, no socket.
   func expectNothingLeft() throws {
-    try source.expectDescriptorsAsAtStart()
+    try source.expectNoMoreDescriptors()
     for engine in [server, receiver] { #expect(engine?.program.hasEnded ?? true) }
     #expect(sessionDirectories == [])
     if let destination {
       if destination.program.hasEnded {
+        // Killed: what it would have removed itself is ours to remove.
         _ = unsafe unlink(destination.socket)
+        if let file = destination.memoryFile { _ = unsafe unlink(file) }
       } else {
         try destination.quit()
       }
