@@ -212,7 +212,8 @@ extension DestinationCore {
   func ranMessage(_ now: Instant) -> ControlMessage {
     .ran(
       epoch: epoch.advanced(by: 1),
-      nanosecondsSinceStart: times.running.map { now.nanoseconds(since: $0) } ?? 0)
+      nanosecondsSinceStart: times.running.map { now.nanoseconds(since: $0) } ?? 0,
+      times.pauseParts)
   }
 
   mutating func finishUnacknowledged(into effects: inout EffectQueue<DestinationEffect>) {

@@ -119,7 +119,7 @@ extension DestinationCore {
     case .ready(let named), .frozen(let named, _), .discarded(let named), .prepared(let named),
       .abort(let named, _), .aborted(let named, _), .parked(let named, _):
       named == epoch
-    case .go(let named), .ran(let named, _), .complete(let named),
+    case .go(let named), .ran(let named, _, _), .complete(let named),
       .completeAcknowledged(let named):
       named == epoch.advanced(by: 1)
     case .ping, .pong: true

@@ -138,4 +138,17 @@ public struct DestinationTimes: Hashable, Sendable {
   public internal(set) var ran: Instant?
   /// Every page was here.
   public internal(set) var allResident: Instant?
+
+  /// The parts of the downtime that passed here; a part that was not seen whole is 0.
+  var pauseParts: PauseParts {
+    func nanoseconds(_ start: Instant?, _ end: Instant?) -> UInt64 {
+      guard let start, let end else { return 0 }
+      return end.nanoseconds(since: start)
+    }
+    return PauseParts(
+      transferNanoseconds: nanoseconds(frozen, deviceState),
+      loadNanoseconds: nanoseconds(deviceState, loaded),
+      acceptNanoseconds: nanoseconds(go, goAccepted),
+      startNanoseconds: nanoseconds(goAccepted, running))
+  }
 }

@@ -93,7 +93,8 @@ extension SourceCore {
     case .ready: ready(now, into: &effects)
     case .discarded: discarded(now, into: &effects)
     case .prepared: prepared(now, into: &effects)
-    case .ran(_, let nanosecondsSinceStart): ran(nanosecondsSinceStart, now, into: &effects)
+    case .ran(_, let nanosecondsSinceStart, let pause):
+      ran(nanosecondsSinceStart, pause, now, into: &effects)
     case .complete: complete(now, into: &effects)
     case .aborted(_, let reason): peerAborted(reason, now, into: &effects)
     case .parked(_, let reason): peerParked(reason, now, into: &effects)
@@ -107,7 +108,7 @@ extension SourceCore {
     case .ready(let named), .frozen(let named, _), .discarded(let named), .prepared(let named),
       .abort(let named, _), .aborted(let named, _), .parked(let named, _):
       named == epoch
-    case .go(let named), .ran(let named, _), .complete(let named),
+    case .go(let named), .ran(let named, _, _), .complete(let named),
       .completeAcknowledged(let named):
       named == epoch.advanced(by: 1)
     case .ping, .pong: true
@@ -162,13 +163,14 @@ extension SourceCore {
   }
 
   private mutating func ran(
-    _ nanosecondsSinceStart: UInt64, _ now: Instant,
+    _ nanosecondsSinceStart: UInt64, _ pause: PauseParts, _ now: Instant,
     into effects: inout EffectQueue<SourceEffect>
   ) {
     switch state {
     case .handedOff:
       times.ran = now
       times.nanosecondsFromStartToRan = nanosecondsSinceStart
+      times.destinationPause = pause
       destinationRuns(into: &effects)
     case .serving, .completing, .lingering, .finished: break
     case .opening, .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff,

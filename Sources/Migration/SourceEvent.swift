@@ -143,6 +143,8 @@ public struct SourceTimes: Hashable, Sendable {
   public internal(set) var ran: Instant?
   /// From the VM's start to the sending of RAN, measured by the destination.
   public internal(set) var nanosecondsFromStartToRan: UInt64?
+  /// What the destination did meanwhile, on its own clock; all 0 before RAN arrived.
+  public internal(set) var destinationPause = PauseParts()
   /// COMPLETE arrived.
   public internal(set) var complete: Instant?
 

@@ -2,7 +2,8 @@ internal import Codec
 internal import Pages
 
 // Every control message but ping and pong begins with the epoch u64; ping and pong are a sequence
-// number u64. Behind the epoch: frozen, page count u64; ran, nanoseconds u64; abort, aborted and
+// number u64. Behind the epoch: frozen, page count u64; ran, nanoseconds u64 and four parts of the
+// pause u64 each; abort, aborted and
 // parked, a refusal.
 extension FrameType {
   /// Whether `ControlMessage` can carry it: the business of the cores.
@@ -49,9 +50,13 @@ extension ControlMessage {
     case .frozen(let epoch, let discardPageCount):
       payload.appendLittleEndian(epoch.rawValue)
       payload.appendLittleEndian(discardPageCount.rawValue)
-    case .ran(let epoch, let nanosecondsSinceStart):
+    case .ran(let epoch, let nanosecondsSinceStart, let pause):
       payload.appendLittleEndian(epoch.rawValue)
       payload.appendLittleEndian(nanosecondsSinceStart)
+      payload.appendLittleEndian(pause.transferNanoseconds)
+      payload.appendLittleEndian(pause.loadNanoseconds)
+      payload.appendLittleEndian(pause.acceptNanoseconds)
+      payload.appendLittleEndian(pause.startNanoseconds)
     case .abort(let epoch, let refusal), .aborted(let epoch, let refusal),
       .parked(let epoch, let refusal):
       payload.appendLittleEndian(epoch.rawValue)
@@ -90,11 +95,13 @@ extension ControlMessage {
     case .prepared: self = .prepared(epoch: epoch)
     case .go: self = .go(epoch: epoch)
     case .ran:
-      let nanoseconds: UInt64 = payload.loadLittleEndian(at: 8)
-      guard nanoseconds <= WireLimits.maximumNanoseconds else {
-        throw .value(type, .nanoseconds, found: nanoseconds)
-      }
-      self = .ran(epoch: epoch, nanosecondsSinceStart: nanoseconds)
+      self = .ran(
+        epoch: epoch, nanosecondsSinceStart: try payload.nanoseconds(at: 8, of: type),
+        PauseParts(
+          transferNanoseconds: try payload.nanoseconds(at: 16, of: type),
+          loadNanoseconds: try payload.nanoseconds(at: 24, of: type),
+          acceptNanoseconds: try payload.nanoseconds(at: 32, of: type),
+          startNanoseconds: try payload.nanoseconds(at: 40, of: type)))
     case .complete: self = .complete(epoch: epoch)
     case .completeAcknowledged: self = .completeAcknowledged(epoch: epoch)
     case .abort: self = .abort(epoch: epoch, try Refusal(decoding: payload, at: 8, of: type))
@@ -104,5 +111,18 @@ extension ControlMessage {
       .zeroMap, .pushFinished, .credit, .deviceState:
       invariantBroken("every control message has its decoder")
     }
+  }
+}
+
+extension RawSpan {
+  /// A length of time, within its bound.
+  fileprivate func nanoseconds(
+    at offset: Int, of type: FrameType
+  ) throws(WireError) -> UInt64 {
+    let found: UInt64 = loadLittleEndian(at: offset)
+    guard found <= WireLimits.maximumNanoseconds else {
+      throw .value(type, .nanoseconds, found: found)
+    }
+    return found
   }
 }

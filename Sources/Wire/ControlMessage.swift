@@ -200,6 +200,29 @@ public struct Welcome: Hashable, Sendable {
   }
 }
 
+/// What the destination did while the VM stood still, on its own clock; 0 is not known.
+public struct PauseParts: Hashable, Sendable {
+  /// From `frozen` to the last byte of the device state.
+  public var transferNanoseconds: UInt64
+  /// Loading it.
+  public var loadNanoseconds: UInt64
+  /// From `go` to GO_ACCEPTED on disk.
+  public var acceptNanoseconds: UInt64
+  /// From there to running vCPUs.
+  public var startNanoseconds: UInt64
+
+  /// Parts of that length.
+  public init(
+    transferNanoseconds: UInt64 = 0, loadNanoseconds: UInt64 = 0, acceptNanoseconds: UInt64 = 0,
+    startNanoseconds: UInt64 = 0
+  ) {
+    self.transferNanoseconds = transferNanoseconds
+    self.loadNanoseconds = loadNanoseconds
+    self.acceptNanoseconds = acceptNanoseconds
+    self.startNanoseconds = startNanoseconds
+  }
+}
+
 /// A message of the hand-over: rare, small, on the urgent connection; the business of the cores.
 public enum ControlMessage: Hashable, Sendable {
   /// See `FrameType.ready`.
@@ -213,8 +236,9 @@ public enum ControlMessage: Hashable, Sendable {
   /// See `FrameType.go`. `epoch` is the one in which the destination runs.
   case go(epoch: Epoch)
   /// See `FrameType.ran`. The nanoseconds between the VM's start and this message, at the
-  /// destination: the source subtracts them from the downtime that it measured.
-  case ran(epoch: Epoch, nanosecondsSinceStart: UInt64)
+  /// destination: the source subtracts them from the downtime that it measured. The parts are what
+  /// the destination did in that downtime.
+  case ran(epoch: Epoch, nanosecondsSinceStart: UInt64, PauseParts = PauseParts())
   /// See `FrameType.complete`.
   case complete(epoch: Epoch)
   /// See `FrameType.completeAcknowledged`.

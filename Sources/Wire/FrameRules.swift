@@ -47,7 +47,8 @@ extension FrameType {
     case .ready, .discarded, .prepared, .go, .complete, .completeAcknowledged, .ping, .pong,
       .credit:
       8...8
-    case .frozen, .ran: 16...16
+    case .frozen: 16...16
+    case .ran: 48...48
     case .request, .zeroPages, .poisonedPages, .pushFinished: 0...0
     case .pages: WireLimits.smallestPageByteCount...WireLimits.maximumPagePayloadByteCount
     case .zeroMap:

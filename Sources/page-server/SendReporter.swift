@@ -110,14 +110,24 @@ final class SendReporter {
   private static func downtime(_ result: SourceResult) -> Downtime? {
     let times = result.times
     guard let nanoseconds = times.downtimeNanoseconds else { return nil }
+    let there = times.destinationPause
+    // The destination waits for device state from `frozen` on: the source's save is part of that.
+    let saveNanoseconds = part(.stateSave, times.discarded, times.saved)?.nanoseconds ?? 0
+    // What passed between GO and RAN that was not the way of GO.
+    let afterGo =
+      (times.nanosecondsFromStartToRan ?? 0) + there.acceptNanoseconds + there.startNanoseconds
     return Downtime(
       nanoseconds: nanoseconds, uncertaintyNanoseconds: (result.roundTripNanoseconds ?? 0) / 2,
       parts: [
         part(.pause, times.freeze, times.paused),
         part(.stateSave, times.discarded, times.saved),
-        part(.load, times.saved, times.prepared),
-        part(.handOffSyncs, times.prepared, times.handedOff),
-        part(.go, times.handedOff, times.ran, less: times.nanosecondsFromStartToRan ?? 0),
+        PhaseTime(
+          .transfer,
+          nanoseconds: there.transferNanoseconds - min(there.transferNanoseconds, saveNanoseconds)),
+        PhaseTime(.load, nanoseconds: there.loadNanoseconds),
+        part(.handOffSyncs, times.prepared, times.handedOff, more: there.acceptNanoseconds),
+        part(.go, times.handedOff, times.ran, less: afterGo),
+        PhaseTime(.resume, nanoseconds: there.startNanoseconds),
       ].compactMap { $0 })
   }
 
@@ -134,10 +144,11 @@ final class SendReporter {
   }
 
   private static func part(
-    _ part: DowntimePart, _ start: Instant?, _ end: Instant?, less: UInt64 = 0
+    _ part: DowntimePart, _ start: Instant?, _ end: Instant?, less: UInt64 = 0,
+    more: UInt64 = 0
   ) -> PhaseTime? {
     guard let start, let end else { return nil }
-    let nanoseconds = end.nanoseconds(since: start)
+    let nanoseconds = end.nanoseconds(since: start) + more
     return PhaseTime(part, nanoseconds: nanoseconds > less ? nanoseconds - less : 0)
   }
 }

@@ -35,7 +35,12 @@ struct DestinationCoreTests {
       ])
     #expect(
       rig.feed(.journal(.durable(.ran(epoch: handed)))) == [
-        .send(.ran(epoch: handed, nanosecondsSinceStart: 500))
+        .send(
+          .ran(
+            epoch: handed, nanosecondsSinceStart: 500,
+            PauseParts(
+              transferNanoseconds: 1000, loadNanoseconds: 1000, acceptNanoseconds: 1000,
+              startNanoseconds: 1500)))
       ])
     #expect(rig.feed(.allResident) == [.journal(.complete(epoch: handed))])
     #expect(

@@ -218,7 +218,7 @@ struct LostAcknowledgementTests {
     var rig = DestinationRig.at(.running)
     rig.feed(.linkDown(isFinal: false, lost))
     let effects = rig.feed(.linkUp(welcome(isHandedOff: true)))
-    guard case .ran(handed, _)? = effects.sent.first else {
+    guard case .ran(handed, _, _)? = effects.sent.first else {
       Issue.record("RAN is missing in \(effects)")
       return
     }

@@ -24,7 +24,11 @@ enum Samples {
     .discarded(epoch: Epoch(rawValue: 6)),
     .prepared(epoch: Epoch(rawValue: 6)),
     .go(epoch: Epoch(rawValue: 7)),
-    .ran(epoch: Epoch(rawValue: 7), nanosecondsSinceStart: 1_234_567),
+    .ran(
+      epoch: Epoch(rawValue: 7), nanosecondsSinceStart: 1_234_567,
+      PauseParts(
+        transferNanoseconds: 1, loadNanoseconds: 0x0203, acceptNanoseconds: 0x0004_0506,
+        startNanoseconds: 0x0708_090a)),
     .complete(epoch: Epoch(rawValue: 7)),
     .completeAcknowledged(epoch: Epoch(rawValue: 7)),
     .abort(epoch: Epoch(rawValue: 6), Refusal(.operatorRequest, "by hand")),
