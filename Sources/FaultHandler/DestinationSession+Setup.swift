@@ -74,6 +74,7 @@ extension DestinationSession {
   func attached(_ vm: AttachedVM) {
     do throws(Refusal) {
       try Self.requireKeeper(vm.memory.holding)
+      try Self.requireRoom(vm)
       let binding = try binding(of: vm)
       let decision = ReceiveDecision.decide(
         current: binding, histories: journal.histories, isAlive: { $0.vmm?.isAlive ?? false })
@@ -108,6 +109,24 @@ extension DestinationSession {
         "it cannot be seen whether the VMM keeps a duplicate of its userfaultfd (\(error)): run "
           + "postcopyd as the VMM's user or with CAP_SYS_PTRACE")
     }
+  }
+
+  /// This host can hold the guest, before anything of it is touched: later, lack of memory makes
+  /// its vCPUs wait.
+  private static func requireRoom(_ vm: AttachedVM) throws(Refusal) {
+    var host = HostCapabilities.probe()
+    if case .available = host.userfaultfd {
+    } else {
+      // The VMM made one where we may not: it has what it needs.
+      host.userfaultfd = .available(UserfaultFeatures(rawValue: .max), throughDevice: true)
+    }
+    let refusals = Preflight.destinationRefusals(
+      image: vm.layout,
+      memory: vm.memory.memoryKinds.contains(.shared) ? .sharedMemory : .privateMemory, host: host,
+      vmmGroupAvailable: Preflight.availableByteCount(
+        inGroupOf: vm.memory.process.identity.pid))
+    guard let first = refusals.first else { return }
+    throw Refusal(first.code, refusals.map(\.reason).joined(separator: "; "))
   }
 
   private func binding(of vm: AttachedVM) throws(Refusal) -> VMBinding {

@@ -10,6 +10,8 @@ import Wire
 struct Visitor {
   let connection: Connection
 
+  init(connection: Connection) { self.connection = connection }
+
   init(_ migration: Migration) throws {
     connection = try Connection.dial(
       Endpoint(parsing: migration.listenAddress), purpose: .urgent, until: Patience.deadline())

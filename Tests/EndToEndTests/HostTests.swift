@@ -2,6 +2,8 @@ import Glibc
 import Pages
 import System
 import Testing
+import Uring
+import Wire
 
 extension EndToEnd {
   /// A host that cannot do what is asked of it.
@@ -91,6 +93,7 @@ extension EndToEnd {
       migration.prefixes["microvm"] = group.prefix
       try migration.startReceiver()
       try migration.startDestination()
+      try migration.receiver?.waitFor("has attached")
       // Enough for the VMM and a part of the guest.
       try group.setLimit(byteCount: 48 << 20)
       try migration.startServer()
@@ -98,6 +101,54 @@ extension EndToEnd {
       #expect(!(migration.receiver?.program.hasEnded ?? true))
       try group.setLimit(byteCount: 256 << 20)
       try migration.expectCompletion()
+    }
+
+    @Test(
+      "that has not the memory for the VM refuses it before anything is changed",
+      .enabled(if: MemoryGroup.isAvailable, "needs a writable memory control group (version 1)"))
+    func tooSmall() throws {
+      let migration = try Migration(GuestShape(memory: "64M"))
+      let group = try MemoryGroup(limitByteCount: 48 << 20)
+      migration.prefixes["microvm"] = group.prefix
+      let server = try migration.startServer()
+      try migration.startReceiver()
+      try migration.startDestination()
+      try migration.receiver?.expectEnd(
+        "refused", exitCode: 10, saying: "64 MiB", "memory limit", destination: Phrase.untouched)
+      try server.signal(SIGTERM)
+      try server.expectEnd("aborted", exitCode: 11, source: Phrase.runs)
+      try migration.expectSourceRunsOn()
+    }
+
+    @Test(
+      "that finds no page-server where it dials says what is there",
+      arguments: ["version", "http", "random"])
+    func notASource(kind: String) throws {
+      let migration = try Migration()
+      try answer(kind, for: migration)
+      let receiver = try #require(migration.receiver)
+      try receiver.expectEnd(
+        "refused", exitCode: 10, saying: kind == "version" ? "version 9" : "",
+        destination: Phrase.untouched)
+      try migration.expectSourceRunsOn()
+    }
+
+    /// Listens where page-server would, and says something else than page-server.
+    private func answer(_ kind: String, for migration: Migration) throws {
+      let listener = try Listener(Endpoint(parsing: migration.listenAddress))
+      try migration.startReceiver()
+      try migration.startDestination()
+      let connection = try listener.accept(until: Patience.deadline())
+      let answer: [UInt8]
+      switch kind {
+      case "version":
+        answer = Refusal(.version, "the source speaks protocol version 9")
+          .encodedFrame(session: 0)
+      case "http":
+        answer = Array("HTTP/1.1 400 Bad Request\r\n\r\n".utf8) + [UInt8](repeating: 32, count: 64)
+      default: answer = try RandomBytes.make(512)
+      }
+      try Visitor(connection: connection).say(answer)
     }
 
     @Test("whose destination has a wrong token, or none, is refused")
@@ -163,7 +214,8 @@ final class MemoryGroup {
   static let isAvailable = FileSystem.isReadWritable("\(root)/memory.limit_in_bytes")
 
   init(limitByteCount: UInt64) throws {
-    path = "\(Self.root)/postcopy-e2e-\(getpid())"
+    let digits = try RandomBytes.make(6).map { String($0, radix: 16) }.joined()
+    path = "\(Self.root)/postcopy-e2e-\(digits)"
     try #require(unsafe mkdir(path, 0o755) == 0)
     try write("1", to: "memory.oom_control")
     try setLimit(byteCount: limitByteCount)

@@ -181,8 +181,8 @@ describe_machine() {
 
 # --- huge pages
 
-# 256 MiB: two guests of 64 MiB with 2 MiB pages, and the tests of single mappings beside them.
-huge_page_count=128
+# 512 MiB: guests with 2 MiB pages on both sides of several tests at once, and single mappings.
+huge_page_count=256
 huge_page_setting=/proc/sys/vm/nr_hugepages
 huge_pages_before=
 
