@@ -105,7 +105,7 @@ extension DestinationSession {
         if isAtStart { guestAtStart = status } else { guestAtEnd = status }
       }
     }
-    if outcome.ending == .completed || outcome.ending == .aborted, plane != nil {
+    if outcome.ending != .parked, plane != nil {
       // Left-overs of a session that is over are a nuisance, no danger.
       try? configuration.directory.remove(session: core.session)
     }

@@ -163,9 +163,11 @@ public struct Admission: Sendable {
     bulkCount += 1
   }
 
-  /// Forgets a client whose connections are gone, so that it may come back with the same layout.
-  public mutating func clientLeft() {
+  /// Forgets a client whose connections are gone. Once pages of it may be installed it has to come
+  /// back with the same layout; before, another one with other memory may take its place.
+  public mutating func clientLeft(mustReturn: Bool) {
     hasUrgent = false
     bulkCount = 0
+    if !mustReturn { layout = nil }
   }
 }

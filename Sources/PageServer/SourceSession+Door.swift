@@ -46,7 +46,7 @@ extension SourceSession {
     do throws(MemorySourceError) {
       try backing.validate(layout)
     } catch {
-      admission.clientLeft()
+      admission.clientLeft(mustReturn: false)
       throw Refusal(.layout, "\(error)")
     }
     do throws(SystemError) {
@@ -59,7 +59,7 @@ extension SourceSession {
       try plane.attachUrgent(arrival.connection)
       self.plane = plane
     } catch {
-      admission.clientLeft()
+      admission.clientLeft(mustReturn: false)
       throw Refusal(.unfit, "the source has no means to serve: \(error)")
     }
     observer(.joined(peer: arrival.connection.peer.description))
@@ -105,7 +105,7 @@ extension SourceSession {
     plane?.stop()
     guard core.state == .preparing else { return handle(.linkDown(isFinal: true, reason)) }
     plane = nil
-    admission.clientLeft()
+    admission.clientLeft(mustReturn: false)
     observer(.left(reason))
     handle(.linkDown(isFinal: false, reason))
   }

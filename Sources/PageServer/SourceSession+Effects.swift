@@ -110,16 +110,33 @@ extension SourceSession {
     }
   }
 
+  /// A VM that is not resumed is down: a VMM that is slow to answer is asked again.
   private func resumeVM() {
     let frontEnd = configuration.frontEnd
     onVMM {
-      do throws(VMMError) {
-        try frontEnd.resume()
-        return .resumed
-      } catch {
-        return .resumeFailed(Refusal(.vmm, "\(error)"))
+      var last: Refusal?
+      for attempt in 1...Self.resumeAttemptCount {
+        do throws(VMMError) {
+          try frontEnd.resume()
+          return .resumed
+        } catch {
+          last = Refusal(.vmm, "\(error)")
+        }
+        if attempt < Self.resumeAttemptCount { Self.rest(nanoseconds: Self.resumeRestNanoseconds) }
       }
+      return .resumeFailed(last ?? Refusal(.vmm, "the VM was not asked to resume"))
     }
+  }
+
+  /// Each attempt has the front end's own limit of seconds; a VMM that answers none of these is
+  /// gone or stuck.
+  private static let resumeAttemptCount = 5
+  private static let resumeRestNanoseconds: UInt64 = 500_000_000
+
+  private static func rest(nanoseconds: UInt64) {
+    // Nothing is waited for but the time; should poll fail, the next attempt comes sooner.
+    _ = try? Readiness.wait(
+      for: [], until: MonotonicClock.now().advanced(byNanoseconds: nanoseconds))
   }
 
   /// An earlier process died between pausing the VM and handing it over: it is to run.

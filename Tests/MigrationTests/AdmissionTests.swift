@@ -60,8 +60,26 @@ struct AdmissionTests {
     var admission = try Self.admission()
     _ = try admission.admit(Self.hello(), isHandedOff: false)
     #expect(Self.refusal(Self.hello(), by: admission)?.code == .busy)
-    admission.clientLeft()
+    admission.clientLeft(mustReturn: true)
     #expect(Self.refusal(Self.hello(), by: admission) == nil)
+  }
+
+  @Test("a client that must return does so with its own layout, another one may bring any")
+  func layoutOfTheNextClient() throws {
+    let image = SourceImage.whole(byteCount: ByteCount(12288), pageSize: .small)
+    var admission = try Self.admission(image)
+    _ = try admission.admit(Self.hello(), isHandedOff: false)
+    let whole = Self.hello {
+      $0.regions = [
+        Region(
+          index: RegionIndex(0), imageOffset: ByteCount(0), byteCount: ByteCount(12288),
+          pageSize: .small)
+      ]
+    }
+    admission.clientLeft(mustReturn: true)
+    #expect(Self.refusal(whole, by: admission)?.code == .layout)
+    admission.clientLeft(mustReturn: false)
+    #expect(Self.refusal(whole, by: admission) == nil)
   }
 
   @Test("each wrong field is refused with its own code")

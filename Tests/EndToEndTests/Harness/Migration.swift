@@ -4,6 +4,7 @@ import Pages
 import Reporting
 import System
 import Testing
+import Uring
 
 /// How a migration is done.
 struct Plan: Sendable {
@@ -213,28 +214,21 @@ final class Migration {
   private static func address(of link: Plan.Link, in workspace: Workspace) throws -> String {
     switch link {
     case .unix: "unix:\(workspace.file("link.sock"))"
-    case .loopback: "127.0.0.1:\(try freePort(AF_INET))"
-    case .loopback6: "[::1]:\(try freePort(AF_INET6))"
+    case .loopback: try freeAddress("127.0.0.1")
+    case .loopback6: try freeAddress("[::1]")
     }
   }
 
-  /// A port of the kernel's choice that nobody uses now.
-  private static func freePort(_ family: Int32) throws -> UInt16 {
-    let number = socket(family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-    try #require(number >= 0)
-    let owner = OwnedDescriptor(adopting: number)
-    // listen without bind lets the kernel choose the port.
-    try #require(listen(owner.rawValue, 1) == 0)
-    var address = sockaddr_in6()
-    var length = socklen_t(MemoryLayout<sockaddr_in6>.size)
-    // unsafe: the address has the room that the kernel is told; the port stands at the same place
-    // in both families.
-    let result = unsafe withUnsafeMutablePointer(to: &address) { pointer in
-      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        unsafe getsockname(number, .init(__sockaddr__: $0), &length)
-      }
+  /// An address that nobody uses now. Its port is below those that the kernel gives to outgoing
+  /// connections: one of these could take it before page-server does, and a dial to such a port can
+  /// even connect to itself.
+  private static func freeAddress(_ host: String) throws -> String {
+    for _ in 0..<20 {
+      let random = try RandomBytes.make(2)
+      let port = 15_000 + (Int(random[0]) << 8 + Int(random[1])) % 15_000
+      let address = "\(host):\(port)"
+      if (try? Listener(Endpoint(parsing: address))) != nil { return address }
     }
-    try #require(result == 0)
-    return UInt16(bigEndian: address.sin6_port)
+    throw HarnessError(description: "no free port on \(host)")
   }
 }
