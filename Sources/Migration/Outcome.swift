@@ -71,29 +71,4 @@ public struct Outcome: Hashable, Sendable {
     self.source = source
     self.destination = destination
   }
-
-  /// One message for an operator: the VM, what is wrong, the state of both sides, what to do.
-  public func message(vmName: String) -> String {
-    let verdict: String
-    switch ending {
-    case .completed: verdict = "completed"
-    case .refused: verdict = "refused"
-    case .aborted: verdict = "aborted"
-    case .parked: verdict = "parked"
-    }
-    let cause = reason.map { ": \($0.reason)" } ?? ""
-    return "VM \(vmName): \(verdict)\(cause). Source: \(source.phrase). "
-      + "Destination: \(destination.phrase). \(advice)"
-  }
-
-  private var advice: String {
-    switch ending {
-    case .completed: reason == nil ? "Nothing is left to do." : "The VM needs nothing more."
-    case .refused: "Correct the cause and start both sides again."
-    case .aborted: "Correct the cause, start a new destination VM and migrate again."
-    case .parked:
-      "Do not start the VM by hand on either side; keep both state directories. Remove the cause "
-        + "and restart both sides with the same state directories to go on."
-    }
-  }
 }

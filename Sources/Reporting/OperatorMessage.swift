@@ -58,8 +58,8 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
         return "resume the VM at the source, then correct the cause"
       }
     case .parked:
-      return "start the VM on neither host by hand and keep both state directories; correct the "
-        + "cause, then start both sides again with the same directories"
+      return "start the VM on neither host by hand, and keep both hosts' VMMs and state "
+        + "directories: nothing is lost. This version cannot go on from here; a later one will"
     }
   }
 
