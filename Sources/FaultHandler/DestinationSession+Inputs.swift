@@ -13,7 +13,7 @@ extension DestinationSession {
     switch input {
     case .attached(let vm): if outcome == nil { attached(vm) }
     case .attachEnded(let reason): if let reason, outcome == nil { refuse(reason) }
-    case .linked(let links): linked(links)
+    case .linked(let links): if outcome == nil { linked(links) } else { links.shutdown() }
     case .dialFailed(let endpoint, let error): observer(.dialling(endpoint, error))
     case .dialEnded(let reason): handle(.linkRefused(reason))
     case .core(let event): handle(event)
@@ -63,11 +63,17 @@ extension DestinationSession {
     case .addressSpaceChanged(let change):
       observer(.warning("the VMM changed its address space during the migration: \(change)"))
     case .poisonNotSupported(let page):
-      observer(
-        .warning(
-          "page \(page.page.rawValue) of region \(page.region.rawValue) is poisoned at the source "
-            + "and this kernel cannot poison it here (needs 6.6): whoever touches it waits"))
-    case .userfaultFailed(let error): memoryFailed("\(error)")
+      memoryFailed(
+        "page \(page.page.rawValue) of region \(page.region.rawValue) is poisoned at the source, "
+          + "and this kernel cannot poison it here (needs 6.6): whoever touches it waits")
+    case .userfaultFailed(let error):
+      if core.state == .acknowledging {
+        observer(
+          .warning(
+            "every page is here, but a part of the VM's memory could not be unregistered: \(error)")
+        )
+      }
+      memoryFailed("\(error)")
     case .ringFailed(let error): memoryFailed("\(error)")
     }
   }
@@ -105,9 +111,9 @@ extension DestinationSession {
         if isAtStart { guestAtStart = status } else { guestAtEnd = status }
       }
     }
-    if outcome.ending != .parked, plane != nil {
+    if outcome.ending != .parked, let preparedSession {
       // Left-overs of a session that is over are a nuisance, no danger.
-      try? configuration.directory.remove(session: core.session)
+      try? configuration.directory.remove(session: preparedSession)
     }
     return DestinationResult(
       outcome: outcome, session: core.session == .none ? nil : core.session, mode: mode,

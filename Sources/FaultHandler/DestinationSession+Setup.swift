@@ -31,6 +31,12 @@ struct SourceLinks: Sendable {
   let urgent: Connection
   let bulk: [Connection]
   let welcome: Welcome
+
+  /// Ends them: nobody wants them any more.
+  func shutdown() {
+    urgent.shutdown()
+    for connection in bulk { connection.shutdown() }
+  }
 }
 
 // Attaching and dialling, on the set-up thread; what came of it, on the session's.
@@ -82,7 +88,7 @@ extension DestinationSession {
       self.binding = binding
       self.vm = vm
     } catch {
-      return refuse(error)
+      return refuse(error, vm)
     }
     observer(
       .attached(
@@ -91,6 +97,19 @@ extension DestinationSession {
     core.start(now: MonotonicClock.now(), into: &effects)
     carryOut()
     drain()
+  }
+
+  /// Ends a session whose VMM cannot be used. One that keeps no duplicate of its userfaultfd would
+  /// read zeros as soon as ours is closed: it is ended first.
+  private func refuse(_ reason: Refusal, _ vm: AttachedVM) {
+    refuse(reason)
+    guard case .notHeld = vm.memory.holding else { return }
+    do throws(SystemError) {
+      try vm.memory.process.kill()
+      outcome?.destination = .killed
+    } catch {
+      observer(.warning("the VMM that attached must be ended by hand: \(error)"))
+    }
   }
 
   /// If the last duplicate of a userfaultfd is closed, the kernel shows the guest zeros for every
@@ -157,8 +176,7 @@ extension DestinationSession {
       mode = links.welcome.mode
       plane = try makePlane(vm, links)
     } catch {
-      links.urgent.shutdown()
-      for connection in links.bulk { connection.shutdown() }
+      links.shutdown()
       return handle(.linkRefused(error))
     }
     observer(.joined(links.source))
@@ -172,6 +190,7 @@ extension DestinationSession {
     let states: MappedPageStates
     do throws(StateError) {
       try configuration.directory.prepare(session: session)
+      preparedSession = session
     } catch { throw Refusal(.unfit, "\(error)") }
     do throws(PageStateFileError) {
       states = MappedPageStates(

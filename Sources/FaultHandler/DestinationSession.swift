@@ -154,6 +154,8 @@ public final class DestinationSession {
   var guestAtStart: VMMStatus?
   var guestAtEnd: VMMStatus?
   var mode: MigrationMode?
+  /// The session whose run directory exists.
+  var preparedSession: SessionID?
   var outcome: Outcome?
 
   /// Checks everything that can be checked before a VMM attaches, takes the VM's lock and opens its
@@ -190,6 +192,17 @@ public final class DestinationSession {
 
   /// Runs the session to its end. `signals` are the operator's.
   public func run(signals: borrowing SignalSource) throws(SystemError) -> DestinationResult {
+    do throws(SystemError) {
+      try runToOutcome(signals)
+    } catch {
+      // The kernel failed our loop: what runs on other threads ends in good order all the same.
+      plane?.stop()
+      throw error
+    }
+    return close()
+  }
+
+  private func runToOutcome(_ signals: borrowing SignalSource) throws(SystemError) {
     attach()
     var nextProgress = started.advanced(byNanoseconds: Self.progressNanoseconds)
     while outcome == nil {
@@ -209,7 +222,6 @@ public final class DestinationSession {
           plane?.events.readiness.rawValue ?? -1,
         ], until: deadline)
     }
-    return close()
   }
 
   private func takeSignals(_ signals: borrowing SignalSource) throws(SystemError) {

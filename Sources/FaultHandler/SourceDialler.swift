@@ -42,6 +42,9 @@ struct SourceDialler: Sendable {
     }
   }
 
+  /// Above the round trip of any link over which a VM can be moved.
+  private static let attemptNanoseconds: UInt64 = 2_000_000_000
+
   private static let stopped = Refusal(.operatorRequest, "stopped by the operator")
 
   /// True when the operator stopped it.
@@ -68,8 +71,11 @@ struct SourceDialler: Sendable {
   private func dial(
     _ endpoint: Endpoint, _ purpose: Connection.Purpose, _ deadline: Instant
   ) throws(HandshakeError) -> Connection {
+    // A lost SYN, or an address that swallows them, must not use up the others' time.
+    let attempt = MonotonicClock.now().advanced(byNanoseconds: Self.attemptNanoseconds)
     do throws(ConnectionError) {
-      return try Connection.dial(endpoint, purpose: purpose, until: deadline, cancel: cancel)
+      return try Connection.dial(
+        endpoint, purpose: purpose, until: min(deadline, attempt), cancel: cancel)
     } catch { throw .connection(error) }
   }
 

@@ -78,7 +78,9 @@ extension SourceCore {
       destination = hasPeerAborted ? .killed : hasHadPeer ? .unknown : .untouched
     case .parked:
       source = isDisabled ? .disabled : .stopped
-      destination = hasPeerRun ? .runs : hasPeerAborted ? .killed : .mayRun
+      destination =
+        hasPeerRun
+        ? .runs : hasPeerAborted ? .killed : mayHaveHandedOff ? .mayRun : .unknown
     }
     effects.append(
       .finish(

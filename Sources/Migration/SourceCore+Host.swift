@@ -65,6 +65,7 @@ extension SourceCore {
   mutating func handOff(into effects: inout EffectQueue<SourceEffect>) {
     state = .handingOff
     effects.append(.cancelTimer(.handOver))
+    mayHaveHandedOff = true
     effects.append(.journal(.handedOff(epoch: epoch.advanced(by: 1))))
   }
 

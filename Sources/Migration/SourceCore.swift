@@ -94,6 +94,9 @@ public struct SourceCore: Sendable {
   var verdict = HandOffVerdict.go
   /// A recovered core in which the VM was found running behind a durable HANDED_OFF.
   var isFoundRunning = false
+  /// HANDED_OFF was given to the journal: from here on the destination may run, until it is proven
+  /// that it did not.
+  var mayHaveHandedOff = false
 
   /// What follows a durable HANDED_OFF, by what happened while it was being written.
   enum HandOffVerdict: UInt8 {
@@ -133,6 +136,7 @@ public struct SourceCore: Sendable {
       case .opened: return nil
       case .handedOff:
         state = .handedOff
+        mayHaveHandedOff = true
         cause = nil
       case .ranAcknowledged:
         state = .serving

@@ -22,11 +22,13 @@ extension SourceSession {
         })
       observer(.listening(listener.endpoint))
     } catch {
-      pending.append(.operatorAbort)
+      pending.append(
+        .linkDown(isFinal: true, Refusal(.unfit, "no destination can be let in: \(error)")))
     }
   }
 
   func admit(_ arrival: Arrival) {
+    guard outcome == nil else { return arrival.connection.shutdown() }
     do throws(Refusal) {
       let welcome = try admission.admit(arrival.hello, isHandedOff: core.isHandedOff)
       switch arrival.hello.role {
@@ -68,9 +70,12 @@ extension SourceSession {
   }
 
   private func addBulk(_ connection: Connection, _ welcome: Welcome) throws(Refusal) {
+    guard core.state == .preparing, let plane else {
+      throw Refusal(.session, "bulk connections come before the destination says that it is ready")
+    }
     do throws(SystemError) {
       try answer(connection, welcome)
-      try plane?.attachBulk(connection)
+      try plane.attachBulk(connection)
     } catch {
       throw Refusal(.unfit, "the source has no means to serve: \(error)")
     }
@@ -92,6 +97,11 @@ extension SourceSession {
     case .received(.pong(let number)):
       roundTrip.pong(number, now: MonotonicClock.now())
       ping()
+    case .received(.ready)
+    where admission.bulkCount < Int(configuration.bulkConnectionCount):
+      linkLost(
+        Refusal(
+          .protocolViolation, "the destination is ready before its bulk connections are there"))
     case .received(let message): handle(SourceEvent.received(message))
     case .linkLost(_, let failure): linkLost(failure.refusal)
     case .memoryLost(let error): handle(SourceEvent.memoryLost(Refusal(.memory, "\(error)")))
@@ -102,11 +112,26 @@ extension SourceSession {
   /// Before anything was changed another client may come; afterwards this one cannot come back in
   /// this version, and the core decides what that means.
   private func linkLost(_ reason: Refusal) {
-    plane?.stop()
-    guard core.state == .preparing else { return handle(.linkDown(isFinal: true, reason)) }
-    plane = nil
-    admission.clientLeft(mustReturn: false)
-    observer(.left(reason))
-    handle(.linkDown(isFinal: false, reason))
+    switch core.state {
+    case .preparing:
+      plane?.stop()
+      plane = nil
+      admission.clientLeft(mustReturn: false)
+      observer(.left(reason))
+      handle(.linkDown(isFinal: false, reason))
+    case .opening, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
+      // The VM stands still: it is let run before anything else is waited for.
+      handle(.linkDown(isFinal: true, reason))
+      plane?.stop()
+    case .handingOff, .handedOff, .serving, .completing, .lingering, .revoking, .recordingResume,
+      .resuming, .awaitingAborted, .finished:
+      // What the destination said last decides what its silence means: RAN, COMPLETE, ABORTED may
+      // have come in behind the end of another connection.
+      plane?.stop()
+      while let notice = plane?.events.take() {
+        if case .received(let message) = notice { handle(SourceEvent.received(message)) }
+      }
+      handle(.linkDown(isFinal: true, reason))
+    }
   }
 }

@@ -149,7 +149,11 @@ extension SourceSession {
 
   private func saveDeviceState() {
     let frontEnd = configuration.frontEnd
-    guard let plane else { return }
+    guard let plane else {
+      pending.append(
+        .vmm(.deviceStateSaveFailed(Refusal(.internalError, "there is nobody to send it to"))))
+      return
+    }
     onVMM {
       do throws(VMMError) {
         let state = try frontEnd.saveDeviceState()

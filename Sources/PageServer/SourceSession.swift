@@ -180,6 +180,17 @@ public final class SourceSession {
 
   /// Runs the session to its end. `signals` are the operator's.
   public func run(signals: borrowing SignalSource) throws(SystemError) -> SourceResult {
+    do throws(SystemError) {
+      try runToOutcome(signals)
+    } catch {
+      // The kernel failed our loop: what runs on other threads ends in good order all the same.
+      plane?.stop()
+      throw error
+    }
+    return close()
+  }
+
+  private func runToOutcome(_ signals: borrowing SignalSource) throws(SystemError) {
     core.start(now: MonotonicClock.now(), into: &effects)
     carryOut()
     drain()
@@ -200,7 +211,6 @@ public final class SourceSession {
           plane?.events.readiness.rawValue ?? -1,
         ], until: min(nextProgress, timers.next ?? nextProgress))
     }
-    return close()
   }
 
   private func takeSignals(_ signals: borrowing SignalSource) throws(SystemError) {
@@ -239,12 +249,22 @@ public final class SourceSession {
     doorkeeper?.stop()
     plane?.stop()
     vmmWorker.stop()
-    // What the VMM's thread had still to say, the guest's last word among it.
+    guard var outcome else { invariantBroken("a session is closed once its outcome is known") }
+    // What the VMM's thread had still to say: the last command may have ended after the outcome.
     while let input = inputs.take() {
-      if case .guest(let status) = input { guest = status }
+      switch input {
+      case .guest(let status): guest = status
+      case .core(.vmm(.disabled)):
+        if outcome.source == .stopped { outcome.source = .disabled }
+      case .core(.vmm(.disableFailed(let reason))):
+        outcome.reason =
+          outcome.reason
+          ?? Refusal(.vmm, "the source VM is stopped but not disabled: \(reason.reason)")
+      case .arrival(let arrival): arrival.connection.shutdown()
+      case .core, .stranger: break
+      }
     }
     let end = MonotonicClock.now()
-    guard let outcome else { invariantBroken("a session is closed once its outcome is known") }
     return SourceResult(
       outcome: outcome, session: core.session, times: core.times,
       totalNanoseconds: end.nanoseconds(since: started),

@@ -46,7 +46,8 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
   private static func nextStep(after outcome: Outcome) -> String {
     switch outcome.ending {
     case .completed: return "nothing; what is left of the VM at the source can be ended"
-    case .refused: return "correct the cause and start both sides again"
+    case .refused:
+      return "correct the cause and start both sides again, with a new VMM at the destination"
     case .aborted:
       switch outcome.source {
       case .runs:
@@ -58,6 +59,11 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
         return "resume the VM at the source, then correct the cause"
       }
     case .parked:
+      if outcome.source == .stopped, outcome.destination == .unknown {
+        // The hand-off was never begun: the VM is down here for no other reason than its VMM.
+        return "resume the VM at the source by its VMM's own means; it does not run at the "
+          + "destination"
+      }
       return "start the VM on neither host by hand, and keep both hosts' VMMs and state "
         + "directories: nothing is lost. This version cannot go on from here; a later one will"
     }

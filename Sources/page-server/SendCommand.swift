@@ -89,8 +89,15 @@ struct SendCommand: ParsableCommand {
         "--bulk-connections must be 1 to \(WireLimits.maximumBulkConnectionCount)")
     }
     _ = try common.vmName()
-    _ = try memorySource()
+    let source = try memorySource()
     _ = try common.frontEnd(vmm)
+    if vmm == "none" {
+      guard case .snapshot = source else {
+        throw ValidationError(
+          "--vmm none cannot stop a VM: it goes with --memory snapshot:PATH alone, or the VM would "
+            + "run on both hosts")
+      }
+    }
     _ = try common.endpoint(listen, option: "--listen")
   }
 
