@@ -164,6 +164,35 @@ extension EndToEnd {
       try migration.expectParksOnSecondSignal(of: #require(migration.server), SIGTERM)
     }
 
+    @Test("READY before the bulk connections is a violation; the next destination is served")
+    func readyTooEarly() throws {
+      let migration = try Migration(GuestShape(), Plan(mode: "quick"))
+      let server = try migration.startServer()
+      let regions = [Visitor.region(0, offset: 0, byteCount: 16 * Self.mebibyte)]
+      let visitor = try Visitor(migration)
+      let welcome = try visitor.introduce(Visitor.hello(migration, regions: regions))
+      let ready = ControlMessage.ready(epoch: welcome.epoch)
+      try visitor.say(ready.encodedFrame(session: welcome.session.shortID))
+      try server.waitFor("ready before its bulk connections are there")
+      try visitor.expectClosed()
+      try migration.startReceiver()
+      try migration.startDestination()
+      try migration.expectCompletion()
+    }
+
+    @Test("a VM that nobody could stop is not sent: --vmm none goes with a snapshot alone")
+    func noneNeedsASnapshot() throws {
+      for memory in ["file:/dev/shm/some-vm", "pid:1"] {
+        let server = try Program(
+          "page-server",
+          [
+            Binaries.path("page-server"), "send", "--vm", "web", "--memory", memory, "--vmm",
+            "none", "--listen", "unix:/nowhere", "--token-file", "/nowhere",
+          ])
+        #expect(try server.end() == .exited(code: 64))
+      }
+    }
+
     private func refused(_ migration: Migration, _ hello: Hello) throws -> Refusal {
       let visitor = try Visitor(migration)
       do {
