@@ -18,7 +18,7 @@ struct UrgentServer: ~Copyable {
   static let outgoingCapacity = 64
   /// Half a thousand requests at once; above the largest frame that a destination may send here.
   private static let receiveByteCount = 16_384
-  /// A peer that takes nothing for so long is gone; heartbeats judge much earlier.
+  /// A peer that takes nothing for so long is gone.
   private static let sendLimitNanoseconds: UInt64 = 10_000_000_000
   /// How long a peer may take to close its end once all is said.
   private static let lingerNanoseconds: UInt64 = 1_000_000_000

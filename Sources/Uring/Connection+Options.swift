@@ -4,7 +4,7 @@ internal import System
 /// What the sockets are told, and why.
 enum SocketOptions {
   /// How long sent bytes may stay unacknowledged before the kernel gives the connection up: the net
-  /// below the heartbeats, which judge in under a second. The kernel's own limit is 15 minutes.
+  /// of last resort against a link that swallows everything. The kernel's own limit is 15 minutes.
   static let userTimeoutMilliseconds: Int32 = 10_000
   /// A silent connection is probed after this time, and then as often: a host that lost its power
   /// while nothing was on its way answers no probe, and nothing else would tell.
