@@ -61,7 +61,13 @@ public struct ConsoleStyle: Hashable, Sendable {
 ///
 /// Our own and not swift-log: it must share the terminal's last line with the progress line, which
 /// a log back end does not know; no library that we use logs; and a package costs a build of its
-/// own in every scratch path. Never called on the fault path: it writes, and takes a lock.
+/// own in every scratch path.
+///
+/// A thread of its own writes, so that a stuck terminal or log reader holds nobody up: progress is
+/// dropped while the stream does not keep up, messages wait in a bounded queue and are dropped and
+/// counted when that is full. Only errors and the report wait until they are written, and not for
+/// long. Make it after `SignalSource`, like every thread. Never called on the fault path: it takes
+/// a lock and allocates.
 public final class Console: Sendable {
   /// Between two live lines: smooth for the eye, next to nothing of a processor.
   static let liveIntervalNanoseconds: UInt64 = 100_000_000
@@ -69,19 +75,24 @@ public final class Console: Sendable {
   static let jsonIntervalNanoseconds: UInt64 = 1_000_000_000
   /// Between two plain lines: a log file stays readable.
   static let plainIntervalNanoseconds: UInt64 = 5_000_000_000
+  /// How long errors and the report wait for a reader: a busy one has read by then, and a stopped
+  /// one does not hold the process's end for longer.
+  public static let flushLimitNanoseconds: UInt64 = 2_000_000_000
 
-  /// Where the console writes. The stream tells people's text from programs'.
+  /// Where the console writes. The stream tells people's text from programs'. Called by one thread
+  /// of the console's own; it may block.
   public typealias Sink = @Sendable (StandardStream, String) -> Void
 
   private struct State {
     var lastProgress: Instant?
     var lastPhase = ""
-    var hasLiveLine = false
+    /// Messages that found no room since that was last said.
+    var droppedCount = 0
   }
 
   private let vmName: String
   private let style: ConsoleStyle
-  private let sink: Sink
+  private let writer: ConsoleWriter
   private let timestamp: @Sendable () -> String
   private let state = Lock(State())
 
@@ -95,41 +106,35 @@ public final class Console: Sendable {
   /// Speaks through `sink`; for tests and for daemons.
   public init(
     vmName: String, style: ConsoleStyle, timestamp: @escaping @Sendable () -> String,
-    sink: @escaping Sink
+    flushLimitNanoseconds: UInt64 = Console.flushLimitNanoseconds, sink: @escaping Sink
   ) {
     self.vmName = vmName
     self.style = style
     self.timestamp = timestamp
-    self.sink = sink
+    writer = ConsoleWriter(flushLimitNanoseconds: flushLimitNanoseconds, sink: sink)
   }
 
-  /// Says something once, when it matters enough.
+  /// Says something once, when it matters enough. Blocks for errors alone: until they are written,
+  /// or the flush limit has passed.
   public func log(_ level: LogLevel, _ text: String) {
     guard level >= style.minimumLevel else { return }
-    state.withLock { state in
-      if style.progress == .json {
-        emit(.message(level, text))
-      } else {
-        clearLiveLine(&state)
-        sink(.error, "\(timestamp()) \(colored(level)) VM \(vmName): \(text)\n")
-      }
-    }
+    let priority: ConsoleWriter.Priority = level == .error ? .urgent : .ordinary
+    state.withLock { state in post(logLine(level, text), priority, &state) }
+    if level == .error { flush() }
   }
 
-  /// Says what happened, what both sides hold and what to do: always shown.
+  /// Says what happened, what both sides hold and what to do: always shown. Blocks as `log` does.
   public func say(_ message: OperatorMessage, level: LogLevel = .error) {
-    state.withLock { state in
-      if style.progress == .json {
-        emit(.message(level, message.description))
-      } else {
-        clearLiveLine(&state)
-        sink(.error, "\(colored(level)): \(message)\n")
-      }
-    }
+    let line =
+      style.progress == .json
+      ? eventLine(.message(level, message.description))
+      : ConsoleWriter.Line(stream: .error, text: "\(colored(level)): \(message)\n")
+    state.withLock { state in post(line, .urgent, &state) }
+    if level == .error { flush() }
   }
 
-  /// Shows how far it is, when it is time again or the phase is a new one. Call it as often as you
-  /// like.
+  /// Shows how far it is, when it is time again or the phase is a new one, and the stream keeps up.
+  /// Call it as often as you like; it never blocks.
   public func show(_ sample: ProgressSample, now: Instant) {
     state.withLock { state in
       let interval: UInt64
@@ -146,44 +151,78 @@ public final class Console: Sendable {
       }
       state.lastProgress = now
       state.lastPhase = sample.phase
-      switch style.progress {
-      case .none: return
-      case .json: emit(.progress(sample))
-      case .plain:
-        sink(.error, ProgressLine.text(sample, width: Self.plainColumnCount) + "\n")
-      case .live(let columnCount):
-        state.hasLiveLine = true
-        // One column stays free: a full last column makes some terminals begin a new line.
-        sink(.error, "\r" + ProgressLine.text(sample, width: columnCount - 1) + Self.eraseToEnd)
-      }
+      sayDropped(.ordinary, &state)
+      // No room: the next sample tells all that this one would have told.
+      _ = progressLine(sample).map { writer.post($0, .progress) }
     }
   }
 
-  /// Prints the report. With `-q` there is none: the exit code tells.
+  /// Prints the report, and waits until everything is written or the flush limit has passed. With
+  /// `-q` there is no report: the exit code tells.
   public func finish(_ report: MigrationReport) {
     state.withLock { state in
-      clearLiveLine(&state)
       switch style.progress {
-      case .json: emit(.finished(report))
-      case .none: return
-      case .live, .plain: sink(.output, report.text() + "\n")
+      case .json: post(eventLine(.finished(report)), .last, &state)
+      case .none: sayDropped(.last, &state)
+      case .live, .plain:
+        post(ConsoleWriter.Line(stream: .output, text: report.text() + "\n"), .last, &state)
       }
     }
+    flush()
   }
+
+  /// Waits until everything said so far is written; false when the flush limit came first. Without
+  /// the lock: others may go on speaking.
+  @discardableResult
+  func flush() -> Bool { writer.flush() }
 
   /// Wide enough for every part of a line.
   private static let plainColumnCount = 200
-  /// Clears what a longer line left behind (ECMA-48, EL).
-  private static let eraseToEnd = "\u{1B}[K"
 
-  private func clearLiveLine(_ state: inout State) {
-    guard state.hasLiveLine else { return }
-    sink(.error, "\r" + Self.eraseToEnd)
-    state.hasLiveLine = false
+  /// Queues the line behind word of those that were dropped before it, or drops and counts it.
+  private func post(
+    _ line: ConsoleWriter.Line, _ priority: ConsoleWriter.Priority, _ state: inout State
+  ) {
+    sayDropped(priority, &state)
+    // An ordinary line does not overtake the word of its dropped predecessors.
+    let mustWait = state.droppedCount > 0 && priority == .ordinary
+    if mustWait || !writer.post(line, priority) { state.droppedCount += 1 }
   }
 
-  private func emit(_ event: ReportEvent) {
-    sink(.output, event.json(vm: vmName, time: timestamp()) + "\n")
+  /// Tells how many were dropped, when there is room for that and one line more.
+  private func sayDropped(_ priority: ConsoleWriter.Priority, _ state: inout State) {
+    guard state.droppedCount > 0 else { return }
+    let text =
+      state.droppedCount == 1
+      ? "1 message was dropped" : "\(state.droppedCount) messages were dropped"
+    if writer.post(logLine(.warning, text + ": nobody read"), priority, leaving: 1) {
+      state.droppedCount = 0
+    }
+  }
+
+  private func progressLine(_ sample: ProgressSample) -> ConsoleWriter.Line? {
+    switch style.progress {
+    case .none: return nil
+    case .json: return eventLine(.progress(sample))
+    case .plain:
+      let text = ProgressLine.text(sample, width: Self.plainColumnCount)
+      return ConsoleWriter.Line(stream: .error, text: text + "\n")
+    case .live(let columnCount):
+      // One column stays free: a full last column makes some terminals begin a new line.
+      let text = ProgressLine.text(sample, width: columnCount - 1)
+      return ConsoleWriter.Line(
+        stream: .error, text: "\r" + text + ConsoleWriter.eraseToEnd, isLive: true)
+    }
+  }
+
+  private func logLine(_ level: LogLevel, _ text: String) -> ConsoleWriter.Line {
+    if style.progress == .json { return eventLine(.message(level, text)) }
+    return ConsoleWriter.Line(
+      stream: .error, text: "\(timestamp()) \(colored(level)) VM \(vmName): \(text)\n")
+  }
+
+  private func eventLine(_ event: ReportEvent) -> ConsoleWriter.Line {
+    ConsoleWriter.Line(stream: .output, text: event.json(vm: vmName, time: timestamp()) + "\n")
   }
 
   private func colored(_ level: LogLevel) -> String {

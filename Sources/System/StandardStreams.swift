@@ -18,7 +18,8 @@ public enum StandardStream: Int32, Sendable {
   }
 
   /// Writes all the bytes. A reader that is gone, or a full disk behind a redirection, is no reason
-  /// to stop a migration: what cannot be written is dropped, and false returned.
+  /// to stop a migration: what cannot be written is dropped, and false returned. Blocks as long as
+  /// a reader stands still: not for a thread that others wait for.
   @discardableResult
   public func write(_ text: String) -> Bool {
     let bytes = Array(text.utf8)
@@ -30,10 +31,21 @@ public enum StandardStream: Int32, Sendable {
       }
       if count > 0 {
         done += count
-      } else if count == 0 || Errno.current != .interrupted {
-        return false
+        continue
+      }
+      switch count == 0 ? .inputOutput : Errno.current {
+      case .interrupted: continue
+      // Somebody who shares the terminal or pipe with us has made it non-blocking.
+      case .tryAgain: waitWritable()
+      default: return false
       }
     }
     return true
+  }
+
+  private func waitWritable() {
+    var entry = pollfd(fd: rawValue, events: Int16(POLLOUT), revents: 0)
+    // Interrupted or refused: the next write tells.
+    _ = unsafe poll(&entry, 1, -1)
   }
 }

@@ -82,6 +82,7 @@ struct ConsoleTests {
       console.show(sample(), now: at(milliseconds))
     }
     console.show(sample("draining"), now: at(10_001))
+    console.flush()
     #expect(lines.count == 4)
     #expect(lines.allSatisfy { $0.hasSuffix("\n") && !$0.contains("\r") && !$0.contains("\u{1B}") })
   }
