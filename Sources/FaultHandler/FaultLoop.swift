@@ -35,7 +35,8 @@ struct FaultLoop: ~Copyable {
   /// Requests did not fit or had no link: when there is room again, all are repeated.
   var hasUnsentRequests = false
 
-  private var answersFaults = false
+  /// Until the session says so, what was read waits in `pendingFills`.
+  private(set) var answersFaults = false
   private var isPollingFaults = false
   private var isPollingInbox = false
   private var isPollingProcess = false
@@ -67,6 +68,8 @@ struct FaultLoop: ~Copyable {
         outbox.noteSubmitted(isTaken: ring.unsubmittedCount == 0)
         for position in 0..<completions.count { try handle(completions[position]) }
         outbox.settle()
+        // Before the wishes: after `unregister` nothing can be filled any more.
+        try fillPending()
         try handleWishes()
         advanceSweeps()
         if isStopping, !isLinkUp || outbox.isEmpty || outbox.isBlocked { isOver = true }
@@ -154,7 +157,10 @@ struct FaultLoop: ~Copyable {
     }
     if !isLinkUp { while plane.inbox.takeMessage() != nil {} }
     let wishes = plane.inbox.takeWishes()
-    if wishes.contains(.startFaults) { answersFaults = true }
+    if wishes.contains(.startFaults) {
+      answersFaults = true
+      try fillPending()
+    }
     if wishes.contains(.sweepMissing) { sweepPosition = 0 }
     if wishes.contains(.repeatRequests) { repeatEverything() }
     if wishes.contains(.unregister) { unregister() }
