@@ -184,6 +184,11 @@ struct FaultLoop: ~Copyable {
     do throws(UFFDError) {
       guard try plane.installer.unregister() else { return }
       plane.noteUnregistered()
+    } catch {
+      // A range of the VMM is gone. The others are unregistered, and have threads to be let go.
+      plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+    }
+    do throws(UFFDError) {
       var backoff = Backoff()
       repeat {
         while try plane.installer.readMessages(into: &messages, batch: &batch) > 0 {}
@@ -191,7 +196,7 @@ struct FaultLoop: ~Copyable {
         backoff.pause()
       } while true
     } catch {
-      // The VMM is gone, or its ranges are: nothing of it waits for us.
+      // The VMM is gone: nothing of it waits for us.
       plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
     }
   }

@@ -172,6 +172,18 @@ struct RemovalTests {
     try fixture.awaitAllResident()
   }
 
+  @Test func aRegionThatIsGoneDoesNotKeepTheOthersRegistered() throws {
+    let fixture = try PlaneFixture(.init(pageCounts: [8, 8]))
+    try fixture.source.sendZeroMap([ScriptedSource.run(0..<8), ScriptedSource.run(0..<8, 1)])
+    try fixture.awaitAllResident()
+    fixture.guest.unmap(page: 0, count: 8)
+    try fixture.finish()
+    _ = try fixture.event { if case .userfaultFailed = $0 { true } else { false } }
+    // A range that is not registered cannot be filled.
+    #expect(try fixture.userfault.handle.zero(fixture.regions[1].range) == .noMapping)
+    #expect(fixture.regions[1].word(page: 3) == 0)
+  }
+
   @Test func aMovedRangeIsReportedAndNeverFilledElsewhere() throws {
     let fixture = try PlaneFixture(.init(pageCounts: [8], features: [.remapEvents]))
     let guest = fixture.guest
