@@ -155,6 +155,16 @@ struct LinkTests {
     }
   }
 
+  @Test(arguments: [true, false]) func aRefusalBringsItsReason(_ isUrgent: Bool) throws {
+    let fixture = try PlaneFixture()
+    let refusal = Refusal(.protocolViolation, "the disk is full")
+    let connection = isUrgent ? fixture.source.urgent : fixture.source.bulk[0]
+    try connection.send(refusal.encodedFrame(session: fixture.source.shortID).rawBytes)
+    let found = try violation(fixture)
+    #expect(found == .refused(refusal))
+    #expect(found.description == "the source gave the session up: the disk is full")
+  }
+
   @Test func aFloodOfControlMessagesIsBounded() throws {
     let fixture = try PlaneFixture()
     for sequence in 0...UInt64(DataPlaneEvents.maximumControlMessageCount) {
