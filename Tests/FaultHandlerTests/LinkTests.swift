@@ -1,4 +1,5 @@
 import Codec
+import Glibc
 import Migration
 import Pages
 import System
@@ -163,6 +164,26 @@ struct LinkTests {
     let found = try violation(fixture)
     #expect(found == .refused(refusal))
     #expect(found.description == "the source gave the session up: the disk is full")
+  }
+
+  @Test func theLastWordsComeBeforeTheEndOfBulk() throws {
+    // Without the order the end of bulk is seen first in some of these rounds.
+    for _ in 0..<20 {
+      let fixture = try PlaneFixture()
+      let source = fixture.source
+      let listener = try GuestThread {
+        while (try? source.next(on: source.bulk[0])) != nil {}
+        // What is not here by now came too late.
+        var count: Int32 = 0
+        // unsafe: the answer is an int, and the local variable lives during the call.
+        _ = unsafe ioctl(source.urgent.rawDescriptor, UInt(FIONREAD), &count)
+        return Int(count)
+      }
+      for sequence in 0..<64 { #expect(fixture.plane.send(.ping(sequence: UInt64(sequence)))) }
+      fixture.stop()
+      let expected = ControlMessage.ping(sequence: 0).encodedFrame(session: source.shortID).count
+      #expect(try listener.value() == 64 * expected)
+    }
   }
 
   @Test func aFloodOfControlMessagesIsBounded() throws {
