@@ -91,7 +91,7 @@ public final class DataPlaneEvents: Sendable {
   private struct Counts {
     var waitingControlMessages = 0
     var said: Set<Kind> = []
-    var repeats = 0
+    var repeats = [Int](repeating: 0, count: RepeatingKind.allCases.count)
   }
 
   /// Events that are said once.
@@ -99,6 +99,21 @@ public final class DataPlaneEvents: Sendable {
     case pushFinished, allResident, vmmGone, memoryPressure, mappingLost, poisonNotSupported
     case userfaultFailed, ringFailed, deviceState
     case link(ConnectionRole, Int)
+  }
+
+  /// Events that are said a few times. Each has its own budget: many unmaps, which are harmless,
+  /// must not hide the one remap.
+  enum RepeatingKind: Int, CaseIterable {
+    case faultOutsideRegions, unmap, remap, fork, otherChange
+
+    init(change: UserfaultEvent) {
+      switch change {
+      case .unmap: self = .unmap
+      case .remap: self = .remap
+      case .fork: self = .fork
+      case .fault, .remove, .unknown: self = .otherChange
+      }
+    }
   }
 
   init() throws(SystemError) {
@@ -134,10 +149,10 @@ public final class DataPlaneEvents: Sendable {
   func forget(_ kind: Kind) { counts.withLock { _ = $0.said.remove(kind) } }
 
   /// Says something that may happen again and again, up to a bound: the first ones tell it all.
-  func sayAFewTimes(_ event: DataPlaneEvent) {
+  func sayAFewTimes(_ kind: RepeatingKind, _ event: DataPlaneEvent) {
     let isWorthSaying = counts.withLock { counts in
-      counts.repeats += 1
-      return counts.repeats <= Self.maximumRepeatCount
+      counts.repeats[kind.rawValue] += 1
+      return counts.repeats[kind.rawValue] <= Self.maximumRepeatCount
     }
     if isWorthSaying { post(event) }
   }

@@ -45,10 +45,12 @@ extension FaultLoop {
         }
       }
       for position in batch.outside.indices {
-        plane.events.sayAFewTimes(.faultOutsideRegions(batch.outside[position]))
+        plane.events.sayAFewTimes(
+          .faultOutsideRegions, .faultOutsideRegions(batch.outside[position]))
       }
       for position in batch.changes.indices {
-        plane.events.sayAFewTimes(.addressSpaceChanged(batch.changes[position]))
+        let change = batch.changes[position]
+        plane.events.sayAFewTimes(.init(change: change), .addressSpaceChanged(change))
       }
       return count
     } catch {
