@@ -63,7 +63,8 @@ struct FaultLoop: ~Copyable {
       var completions = CompletionBatch()
       while !isOver {
         try queueOperations()
-        try ring.submitAndWait(for: hasMoreToAsk || isStopping ? 0 : 1)
+        let mayWait = !hasMoreToAsk && !isStopping && !outbox.hasBytesBehindSend
+        try ring.submitAndWait(for: mayWait ? 1 : 0)
         ring.reap(into: &completions)
         outbox.noteSubmitted(isTaken: ring.unsubmittedCount == 0)
         for position in 0..<completions.count { try handle(completions[position]) }
