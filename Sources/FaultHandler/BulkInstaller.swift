@@ -123,8 +123,9 @@ struct BulkInstaller: ~Copyable {
         hasFinishedPush = true
       case .deviceState:
         return appendDeviceState(payload, isLast: header.flags.contains(.last))
+      case .refuse: return .refusal(in: buffer.bytes(payload))
       default:
-        // The gate lets nothing else through on this connection but a refusal.
+        // The gate lets nothing else through on this connection.
         return .frame(.misplaced(header.type, from: .source, on: .bulk))
       }
       return nil

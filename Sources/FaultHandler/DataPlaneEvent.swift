@@ -16,7 +16,7 @@ public enum DataPlaneEvent: Sendable {
   case allResident
   /// A connection ended. `position` counts the bulk connections; 0 for the urgent one.
   case linkLost(ConnectionRole, position: Int, ConnectionError)
-  /// The peer broke the protocol; the connection was shut down.
+  /// The peer broke the protocol, or refused to go on; the connection was shut down.
   case protocolViolation(ConnectionRole, position: Int, ProtocolViolation)
   /// The VMM's process is gone.
   case vmmGone
@@ -42,10 +42,12 @@ public enum DataPlaneEvent: Sendable {
   case ringFailed(RingError)
 }
 
-/// What a peer did wrong.
+/// What a peer did wrong, or why it goes no further.
 public enum ProtocolViolation: Error, Hashable, Sendable, CustomStringConvertible {
   /// A frame that is not allowed, or does not mean anything.
   case frame(WireError)
+  /// No breach of the protocol: the source gave the session up, and says why.
+  case refused(Refusal)
   /// More control messages than `DataPlaneEvents.maximumControlMessageCount` wait to be handled.
   case tooManyControlMessages
   /// The pieces of the device state are longer together than `WireLimits` allow.
@@ -53,10 +55,18 @@ public enum ProtocolViolation: Error, Hashable, Sendable, CustomStringConvertibl
   /// More device state came behind its last piece.
   case deviceStateRepeated
 
+  /// What a refuse frame says, or what is wrong with the frame.
+  static func refusal(in payload: RawSpan) -> ProtocolViolation {
+    do throws(WireError) { return .refused(try Refusal(decoding: payload)) } catch {
+      return .frame(error)
+    }
+  }
+
   /// One sentence for an operator.
   public var description: String {
     switch self {
     case .frame(let error): error.description
+    case .refused(let refusal): "the source gave the session up: \(refusal.reason)"
     case .tooManyControlMessages: "the peer sent control messages faster than they can be handled"
     case .deviceStateTooLong:
       "the device state is longer than \(WireLimits.maximumDeviceStateByteCount) bytes"
@@ -81,7 +91,7 @@ public final class DataPlaneEvents: Sendable {
   private struct Counts {
     var waitingControlMessages = 0
     var said: Set<Kind> = []
-    var repeats = 0
+    var repeats = [Int](repeating: 0, count: RepeatingKind.allCases.count)
   }
 
   /// Events that are said once.
@@ -89,6 +99,21 @@ public final class DataPlaneEvents: Sendable {
     case pushFinished, allResident, vmmGone, memoryPressure, mappingLost, poisonNotSupported
     case userfaultFailed, ringFailed, deviceState
     case link(ConnectionRole, Int)
+  }
+
+  /// Events that are said a few times. Each has its own budget: many unmaps, which are harmless,
+  /// must not hide the one remap.
+  enum RepeatingKind: Int, CaseIterable {
+    case faultOutsideRegions, unmap, remap, fork, otherChange
+
+    init(change: UserfaultEvent) {
+      switch change {
+      case .unmap: self = .unmap
+      case .remap: self = .remap
+      case .fork: self = .fork
+      case .fault, .remove, .unknown: self = .otherChange
+      }
+    }
   }
 
   init() throws(SystemError) {
@@ -124,10 +149,10 @@ public final class DataPlaneEvents: Sendable {
   func forget(_ kind: Kind) { counts.withLock { _ = $0.said.remove(kind) } }
 
   /// Says something that may happen again and again, up to a bound: the first ones tell it all.
-  func sayAFewTimes(_ event: DataPlaneEvent) {
+  func sayAFewTimes(_ kind: RepeatingKind, _ event: DataPlaneEvent) {
     let isWorthSaying = counts.withLock { counts in
-      counts.repeats += 1
-      return counts.repeats <= Self.maximumRepeatCount
+      counts.repeats[kind.rawValue] += 1
+      return counts.repeats[kind.rawValue] <= Self.maximumRepeatCount
     }
     if isWorthSaying { post(event) }
   }

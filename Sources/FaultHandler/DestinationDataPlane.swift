@@ -133,8 +133,12 @@ public final class DestinationDataPlane {
 
   private func end(_ wish: PlaneInbox.Wishes) {
     parts.inbox.post(wish)
-    for connection in bulk { connection.shutdown() }
+    // The last words first, then the end of their stream, then that of bulk: a source that sees a
+    // bulk connection end has been told why. The fault thread waits for no bulk thread: those hold
+    // the fill lock for one step at a time, and end their retries once a stop was asked for.
     faultThread.take()?.join()
+    parts.urgent.endSending()
+    for connection in bulk { connection.shutdown() }
     parts.urgent.shutdown()
     for thread in bulkThreads { thread.join() }
     bulkThreads = []

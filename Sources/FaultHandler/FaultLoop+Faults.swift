@@ -7,8 +7,14 @@ internal import Wire
 extension FaultLoop {
   /// Reads what waits, asks for what is missing, and answers what needs no source.
   mutating func readFaults() throws(RingError) {
-    guard readBatch() > 0 else { return }
-    guard !pendingFills.isEmpty else { return }
+    _ = readBatch()
+    try fillPending()
+  }
+
+  /// Does the fills that were read, by whom ever: a fill that met an event has read them too, and
+  /// then no poll tells of them any more.
+  mutating func fillPending() throws(RingError) {
+    guard answersFaults, !pendingFills.isEmpty else { return }
     // Requests first: their answers travel while the fills are done.
     try flush()
     while let page = pendingFills.popLast() { resolve(page) }
@@ -39,10 +45,12 @@ extension FaultLoop {
         }
       }
       for position in batch.outside.indices {
-        plane.events.sayAFewTimes(.faultOutsideRegions(batch.outside[position]))
+        plane.events.sayAFewTimes(
+          .faultOutsideRegions, .faultOutsideRegions(batch.outside[position]))
       }
       for position in batch.changes.indices {
-        plane.events.sayAFewTimes(.addressSpaceChanged(batch.changes[position]))
+        let change = batch.changes[position]
+        plane.events.sayAFewTimes(.init(change: change), .addressSpaceChanged(change))
       }
       return count
     } catch {

@@ -29,8 +29,9 @@ extension FaultLoop {
     case .pages: install(header.run, payload)
     case .zeroPages: zero(header.run)
     case .poisonedPages: poison(header.run)
+    case .refuse: throw .refusal(in: ring.bytes(payload))
     default:
-      // The gate lets nothing else through on this connection but control messages and refusals.
+      // The gate lets nothing else through on this connection but control messages.
       guard header.type.isControlMessage else {
         throw .frame(.misplaced(header.type, from: .source, on: .urgent))
       }

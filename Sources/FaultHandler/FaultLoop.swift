@@ -35,7 +35,8 @@ struct FaultLoop: ~Copyable {
   /// Requests did not fit or had no link: when there is room again, all are repeated.
   var hasUnsentRequests = false
 
-  private var answersFaults = false
+  /// Until the session says so, what was read waits in `pendingFills`.
+  private(set) var answersFaults = false
   private var isPollingFaults = false
   private var isPollingInbox = false
   private var isPollingProcess = false
@@ -62,11 +63,14 @@ struct FaultLoop: ~Copyable {
       var completions = CompletionBatch()
       while !isOver {
         try queueOperations()
-        try ring.submitAndWait(for: hasMoreToAsk || isStopping ? 0 : 1)
+        let mayWait = !hasMoreToAsk && !isStopping && !outbox.hasBytesBehindSend
+        try ring.submitAndWait(for: mayWait ? 1 : 0)
         ring.reap(into: &completions)
         outbox.noteSubmitted(isTaken: ring.unsubmittedCount == 0)
         for position in 0..<completions.count { try handle(completions[position]) }
         outbox.settle()
+        // Before the wishes: after `unregister` nothing can be filled any more.
+        try fillPending()
         try handleWishes()
         advanceSweeps()
         if isStopping, !isLinkUp || outbox.isEmpty || outbox.isBlocked { isOver = true }
@@ -154,7 +158,10 @@ struct FaultLoop: ~Copyable {
     }
     if !isLinkUp { while plane.inbox.takeMessage() != nil {} }
     let wishes = plane.inbox.takeWishes()
-    if wishes.contains(.startFaults) { answersFaults = true }
+    if wishes.contains(.startFaults) {
+      answersFaults = true
+      try fillPending()
+    }
     if wishes.contains(.sweepMissing) { sweepPosition = 0 }
     if wishes.contains(.repeatRequests) { repeatEverything() }
     if wishes.contains(.unregister) { unregister() }
@@ -178,6 +185,11 @@ struct FaultLoop: ~Copyable {
     do throws(UFFDError) {
       guard try plane.installer.unregister() else { return }
       plane.noteUnregistered()
+    } catch {
+      // A range of the VMM is gone. The others are unregistered, and have threads to be let go.
+      plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+    }
+    do throws(UFFDError) {
       var backoff = Backoff()
       repeat {
         while try plane.installer.readMessages(into: &messages, batch: &batch) > 0 {}
@@ -185,7 +197,7 @@ struct FaultLoop: ~Copyable {
         backoff.pause()
       } while true
     } catch {
-      // The VMM is gone, or its ranges are: nothing of it waits for us.
+      // The VMM is gone: nothing of it waits for us.
       plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))
     }
   }

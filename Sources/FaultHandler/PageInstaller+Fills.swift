@@ -150,10 +150,14 @@ extension PageInstaller {
       // Proves that the page is there, not that its waiter was woken (kernel fact 3).
       let page = wanted.lowerBound..<wanted.lowerBound + 1
       try userfault.wake(entry.hostRange(page))
-      if filling.ledger[page.lowerBound] != .present {
+      switch filling.ledger[page.lowerBound] {
+      // What is there is the poison: content would never come for it, and must not be believed in.
+      case .poisoned: break
+      case .present: filling.installed(page)
+      case .missing, .requested, .zero, .removed:
         filling.statistics.foundPresentPageCount += 1
+        filling.installed(page)
       }
-      filling.installed(page)
       progress.remaining = page.upperBound..<progress.remaining.upperBound
       return 0
     case .retry:

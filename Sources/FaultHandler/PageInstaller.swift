@@ -169,11 +169,20 @@ final class PageInstaller: Sendable {
   // MARK: The end
 
   /// Unregisters every region: the kernel answers their faults from now on, with zeros where
-  /// nothing is. False, and nothing done, while a page is awaited.
+  /// nothing is. False, and nothing done, while a page is awaited. A region that is gone does not
+  /// keep the others: each is tried, and the first error is thrown afterwards.
   func unregister() throws(UFFDError) -> Bool {
     try filling.withLock { filling throws(UFFDError) in
       guard filling.ledger.isComplete else { return false }
-      for entry in map.entries { try userfault.unregister(entry.range) }
+      var firstError: UFFDError?
+      for entry in map.entries {
+        do throws(UFFDError) {
+          try userfault.unregister(entry.range)
+        } catch {
+          firstError = firstError ?? error
+        }
+      }
+      if let firstError { throw firstError }
       return true
     }
   }

@@ -29,6 +29,10 @@ struct RequestOutbox {
   var hasRoomForRequests: Bool { Self.byteCount - end >= WireLimits.headerByteCount }
   var hasRoomForMessage: Bool { Self.byteCount - end >= Self.maximumMessageByteCount }
 
+  /// Whether bytes came behind a send that was handed over early: they can be queued as soon as it
+  /// is settled, and no completion may come to say so.
+  var hasBytesBehindSend: Bool { queuedByteCount > 0 && start + queuedByteCount < end }
+
   mutating func append(_ header: FrameHeader, to ring: inout Ring) {
     invariant(hasRoomForRequests, "a request is appended where it fits")
     var bytes = ring.mutableBytes(end..<end + WireLimits.headerByteCount)

@@ -12,7 +12,7 @@ public struct DescriptorListener: ~Copyable, Sendable {
   private static let backlog: Int32 = 8
 
   /// Listens at `path` (mode 0600 from the first moment). A stale socket of an earlier process is
-  /// replaced; a path that is anything but a socket stays, and is EADDRINUSE.
+  /// replaced; one that lives stays, as does whatever is no socket, and is EADDRINUSE.
   public init(path: String) throws(SystemError) {
     descriptor = try Self.listen(at: path)
     self.path = path
@@ -26,13 +26,10 @@ public struct DescriptorListener: ~Copyable, Sendable {
     let descriptor = OwnedDescriptor(adopting: number)
     // The mode of the socket's inode is what bind gives the path: no moment with another one.
     guard fchmod(number, 0o600) == 0 else { throw SystemError("fchmod", path) }
-    var status = stat()
-    if unsafe lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK {
-      _ = unsafe unlink(path)
-    }
     var address = sockaddr_un()
     let length = unsafe clinux_unix_address(path, &address)
     guard length >= 0 else { throw SystemError("bind", path) }
+    removeStaleSocketFile(path, address, socklen_t(length))
     // unsafe: the address is a local variable of the length that was just filled in.
     let result = unsafe withUnsafePointer(to: &address) { pointer in
       unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
@@ -42,6 +39,31 @@ public struct DescriptorListener: ~Copyable, Sendable {
     guard result == 0 else { throw SystemError("bind", path) }
     guard Glibc.listen(number, Self.backlog) == 0 else { throw SystemError("listen", path) }
     return descriptor
+  }
+
+  /// Removes what a killed process left behind: a socket file that is nobody's any more. A live one
+  /// stays, and so does anything that is no socket: bind then says that the address is in use.
+  private static func removeStaleSocketFile(
+    _ path: String, _ address: sockaddr_un, _ length: socklen_t
+  ) {
+    var status = stat()
+    // unsafe: path and status live during the call.
+    guard unsafe lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else { return }
+    // A datagram socket asks without disturbing: a stream socket that lives answers EPROTOTYPE, and
+    // its owner, who takes the first connection for the VMM's, sees nothing.
+    let number = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    // No answer means that nothing is removed; what is wrong, bind will meet too.
+    guard number >= 0 else { return }
+    let probe = OwnedDescriptor(adopting: number)
+    // unsafe: the address is a parameter of the length that it was made with.
+    let result = unsafe withUnsafePointer(to: address) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe connect(number, .init(__sockaddr__: $0), length)
+      }
+    }
+    let errno = Errno.current
+    _ = consume probe
+    if result != 0, errno.rawValue == ECONNREFUSED { _ = unsafe unlink(path) }
   }
 
   /// Waits for a peer. nil when `stop` is signalled or the deadline passes first.

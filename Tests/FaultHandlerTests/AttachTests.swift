@@ -164,6 +164,26 @@ struct AttachSocketTests {
     guest = try GuestMemory(pageCount: 4, userfault: userfault.value.handle)
   }
 
+  @Test func aLiveSocketStaysAndAStaleOneIsReplaced() throws {
+    #expect(throws: AttachError.self) { _ = try AttachListenerBox(AttachListener(path: path)) }
+    // The first listener can still be reached.
+    _ = try HandOffClient(path: path)
+    // A bound socket whose owner is gone leaves its file.
+    let stale = directory.file("stale.sock")
+    var address = sockaddr_un()
+    let length = unsafe clinux_unix_address(stale, &address)
+    let number = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+    // unsafe: the address is a local variable of the length that was just filled in.
+    let result = unsafe withUnsafePointer(to: &address) { pointer in
+      unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe bind(number, .init(__sockaddr__: $0), socklen_t(length))
+      }
+    }
+    close(number)
+    try #require(result == 0)
+    _ = try AttachListenerBox(AttachListener(path: stale))
+  }
+
   private var path: String { directory.file("attach.sock") }
   private var number: Int32 { userfault.value.handle.rawValue }
   private var body: String {

@@ -163,6 +163,20 @@ struct FaultPathTests {
     #expect(fixture.plane.statistics().droppedPageCount == 2)
   }
 
+  @Test func aFaultReadBehindThePoisonLeavesItPoisoned() throws {
+    guard try UserfaultDescriptor.offeredFeatures().contains(.poison) else { return }
+    let fixture = try PlaneFixture(startsFaults: false)
+    let states = MappedPageStates(try MemoryMapping(anonymousByteCount: 64))
+    let installer = PageInstaller(
+      document: fixture.memory.document, kinds: fixture.memory.memoryKinds,
+      userfault: fixture.userfault.handle, ledger: PageLedger(fresh: states))
+    #expect(try installer.poisonArrived(6..<7).obstacle == nil)
+    let progress = try installer.resolve(6)
+    #expect(progress.remaining.isEmpty && progress.obstacle == nil)
+    #expect(installer.state(ofPage: 6) == .poisoned)
+    #expect(installer.statistics().foundPresentPageCount == 0)
+  }
+
   @Test func touchingAPoisonedPageIsABusError() throws {
     guard try UserfaultDescriptor.offeredFeatures().contains(.poison) else { return }
     let fixture = try PlaneFixture()

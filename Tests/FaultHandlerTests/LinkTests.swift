@@ -1,4 +1,5 @@
 import Codec
+import Glibc
 import Migration
 import Pages
 import System
@@ -152,6 +153,36 @@ struct LinkTests {
     guard case .frame(.misplaced(.request, _, _)) = try violation(fixture) else {
       Issue.record("a source requests nothing")
       return
+    }
+  }
+
+  @Test(arguments: [true, false]) func aRefusalBringsItsReason(_ isUrgent: Bool) throws {
+    let fixture = try PlaneFixture()
+    let refusal = Refusal(.protocolViolation, "the disk is full")
+    let connection = isUrgent ? fixture.source.urgent : fixture.source.bulk[0]
+    try connection.send(refusal.encodedFrame(session: fixture.source.shortID).rawBytes)
+    let found = try violation(fixture)
+    #expect(found == .refused(refusal))
+    #expect(found.description == "the source gave the session up: the disk is full")
+  }
+
+  @Test func theLastWordsComeBeforeTheEndOfBulk() throws {
+    // Without the order the end of bulk is seen first in some of these rounds.
+    for _ in 0..<20 {
+      let fixture = try PlaneFixture()
+      let source = fixture.source
+      let listener = try GuestThread {
+        while (try? source.next(on: source.bulk[0])) != nil {}
+        // What is not here by now came too late.
+        var count: Int32 = 0
+        // unsafe: the answer is an int, and the local variable lives during the call.
+        _ = unsafe ioctl(source.urgent.rawDescriptor, UInt(FIONREAD), &count)
+        return Int(count)
+      }
+      for sequence in 0..<64 { #expect(fixture.plane.send(.ping(sequence: UInt64(sequence)))) }
+      fixture.stop()
+      let expected = ControlMessage.ping(sequence: 0).encodedFrame(session: source.shortID).count
+      #expect(try listener.value() == 64 * expected)
     }
   }
 

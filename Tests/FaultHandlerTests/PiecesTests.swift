@@ -47,6 +47,18 @@ import UFFD
     #expect(removed != nil && isAccepted)
   }
 
+  @Test func manyUnmapsDoNotHideAFork() throws {
+    let events = try DataPlaneEvents()
+    let page = HostRange(start: HostAddress(rawValue: 4096), byteCount: ByteCount(4096))
+    for change in [UserfaultEvent](repeating: .unmap(page), count: 100) + [.fork] {
+      events.sayAFewTimes(.init(change: change), .addressSpaceChanged(change))
+    }
+    var said: [UserfaultEvent] = []
+    while case .addressSpaceChanged(let change) = events.take() { said.append(change) }
+    #expect(said.count == DataPlaneEvents.maximumRepeatCount + 1)
+    #expect(said.last == .fork)
+  }
+
   private func map() throws -> HostRegionMap {
     // The second region of the image lies below the first in the VMM, with a gap in between.
     let document = try AttachDocument(

@@ -69,6 +69,33 @@ struct RemovalTests {
     #expect(guest.word(page: 8) == 0)
   }
 
+  @Test func aFaultReadByAFillThatMetARemovalIsAnswered() throws {
+    // Nobody polls for faults yet, so that it is the fill that reads them all.
+    let fixture = try PlaneFixture(startsFaults: false)
+    let guest = fixture.guest
+    try fixture.source.sendZeroMap([ScriptedSource.run(2..<3)])
+    try awaitState(.zero, page: 2, fixture)
+    let reader = try fixture.reader(page: 2)
+    while try fixture.userfault.status().unreadFaultCount == 0 {}
+    let remover = try GuestThread { guest.remove(page: 40) }
+    try awaitObstacle(fixture)
+    try fixture.source.sendPages(10..<11, on: fixture.source.urgent)
+    _ = try remover.value()
+    try awaitState(.present, page: 10, fixture)
+    #expect(fixture.plane.statistics().retryCount > 0)
+    #expect(fixture.plane.state(ofPage: 2) == .zero)
+    fixture.plane.startFaults()
+    #expect(try reader.value() == 0)
+    #expect(guest.word(page: 40) == 0)
+  }
+
+  /// Waits until the kernel has an event to tell: it then answers every fill with EAGAIN.
+  private func awaitObstacle(_ fixture: PlaneFixture) throws {
+    let start = fixture.guest.range.start.advanced(by: ByteCount(63 * 4096))
+    let probe = HostRange(start: start, byteCount: ByteCount(4096))
+    while try fixture.userfault.handle.zero(probe) != .retry {}
+  }
+
   /// Kernel fact 6: without the exclusion of read + mark against check + COPY + mark, old content
   /// showed again in 141 of 20 000 removals.
   @Test func noRemovalShowsOldContentAgain() throws {
@@ -143,6 +170,18 @@ struct RemovalTests {
     #expect(fixture.count(of: .removed) == 4)
     try fixture.source.sendZeroMap([ScriptedSource.run(0..<8), ScriptedSource.run(0..<4, 1)])
     try fixture.awaitAllResident()
+  }
+
+  @Test func aRegionThatIsGoneDoesNotKeepTheOthersRegistered() throws {
+    let fixture = try PlaneFixture(.init(pageCounts: [8, 8]))
+    try fixture.source.sendZeroMap([ScriptedSource.run(0..<8), ScriptedSource.run(0..<8, 1)])
+    try fixture.awaitAllResident()
+    fixture.guest.unmap(page: 0, count: 8)
+    try fixture.finish()
+    _ = try fixture.event { if case .userfaultFailed = $0 { true } else { false } }
+    // A range that is not registered cannot be filled.
+    #expect(try fixture.userfault.handle.zero(fixture.regions[1].range) == .noMapping)
+    #expect(fixture.regions[1].word(page: 3) == 0)
   }
 
   @Test func aMovedRangeIsReportedAndNeverFilledElsewhere() throws {
