@@ -47,6 +47,7 @@ extension DestinationSession {
       askGuest()
       handle(DestinationEvent.allResident)
     case .linkLost(_, _, let error): linkLost(Refusal(.timeout, error.description))
+    case .protocolViolation(_, _, .refused(let refusal)): linkLost(refusal)
     case .protocolViolation(_, _, let violation):
       linkLost(Refusal(.protocolViolation, violation.description))
     case .vmmGone: handle(.vmm(.died(Refusal(.vmm, "the VMM's process has ended"))))
