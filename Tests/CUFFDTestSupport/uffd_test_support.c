@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -112,6 +113,24 @@ int uffdtest_wait(pid_t child) {
     }
   }
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int uffdtest_wait_reading(pid_t child, int uffd) {
+  int pidfd = (int)syscall(SYS_pidfd_open, child, 0);
+  if (pidfd < 0) {
+    return -1;
+  }
+  struct pollfd sets[2] = {{.fd = uffd, .events = POLLIN}, {.fd = pidfd, .events = POLLIN}};
+  while ((sets[1].revents & POLLIN) == 0) {
+    if (poll(sets, 2, -1) < 0 && errno != EINTR) {
+      break;
+    }
+    struct uffd_msg message;
+    while (read(uffd, &message, sizeof message) == (ssize_t)sizeof message) {
+    }
+  }
+  close(pidfd);
+  return uffdtest_wait(child);
 }
 
 int uffdtest_copy_raw(

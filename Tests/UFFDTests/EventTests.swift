@@ -38,7 +38,7 @@ extension UFFDTests {
       var childReader = EventReader(child.handle)
       #expect(try childReader.nextFault().address == page.start)
       #expect(try child.handle.copy(memory.content(3), to: page.start) == .complete)
-      #expect(uffdtest_wait(childID) == 0)
+      #expect(uffdtest_wait_reading(childID, child.handle.rawValue) == 0)
 
       let source = memory.pages(0)
       let target = elsewhere.pages(2)
@@ -95,7 +95,7 @@ extension UFFDTests {
       var childReader = EventReader(child.handle)
       #expect(try childReader.nextFault().flags == [.write, .writeProtected])
       #expect(try child.handle.writeProtect(page, isProtected: false) == .complete)
-      #expect(uffdtest_wait(childID) == 0)
+      #expect(uffdtest_wait_reading(childID, child.handle.rawValue) == 0)
       // A shared page was written by the child, a private one only in the child's copy.
       #expect(page.start.load() == (kind.isShared ? 71 : word(7)))
 

@@ -24,6 +24,10 @@ pid_t uffdtest_fork_waiting(void);
 /// Waits for a child's end: its exit status, or -1 when a signal ended it.
 int uffdtest_wait(pid_t child);
 
+/// As `uffdtest_wait`, and reads the child's own userfaultfd meanwhile: whatever a sanitizer's run
+/// time does with memory in the child's last moments raises events that wait for a reader.
+int uffdtest_wait_reading(pid_t child, int uffd);
+
 /// The two answers of UFFDIO_COPY: returns errno, or 0; `field` is the structure's answer field,
 /// which must hold a recognisable number before.
 int uffdtest_copy_raw(
