@@ -7,8 +7,8 @@ internal import Wire
 /// What the threads of one session share. Everything in it is either constant, atomic, or behind a
 /// lock that the urgent thread never takes while another thread can hold it for long.
 final class SourceContext: Sendable {
-  /// Control messages that may wait for the control thread. A hand-over has a dozen; heartbeats
-  /// that pile up behind a slow VMM call are dropped by the sender's own pace long before.
+  /// Control messages that may wait for the control thread. A hand-over has a dozen; a peer that
+  /// sends so many more that they do not fit is cut off.
   static let noticeCapacity = 256
   /// Places kept for what must always be told: a loss on each connection, of memory, and the end.
   static let noticeReserve = WireLimits.maximumBulkConnectionCount + 3
