@@ -38,6 +38,21 @@ public struct CommonOptions: ParsableArguments {
       valueName: "directory"))
   public var stateDir: String?
 
+  /// How long the other side may be silent.
+  @Option(
+    help: ArgumentHelp(
+      "How long nothing may be heard of the other side until the link counts as lost.",
+      valueName: "milliseconds"))
+  public var heartbeatBudget: UInt64 = 1000
+
+  /// How long a lost link is waited for.
+  @Option(
+    help: ArgumentHelp(
+      "How long a link that was lost after the hand-over is waited for; then this side parks.",
+      discussion: "Default: for ever. Parked, everything is kept, and recover goes on from there.",
+      valueName: "seconds"))
+  public var giveUpAfter: UInt64?
+
   /// Machine-readable output.
   @Flag(help: "Print events and the report as JSON, one object a line, on standard output.")
   public var json = false
@@ -53,11 +68,28 @@ public struct CommonOptions: ParsableArguments {
   /// For ArgumentParser.
   public init() {}
 
+  /// A year: beyond that it is for ever.
+  private static let maximumGiveUpSeconds: UInt64 = 31_536_000
+
+  /// How long nothing may be heard of the other side.
+  public var heartbeatBudgetNanoseconds: UInt64 { heartbeatBudget * 1_000_000 }
+
+  /// How long a lost link is waited for; nil for ever.
+  public var giveUpNanoseconds: UInt64? { giveUpAfter.map { $0 * 1_000_000_000 } }
+
   /// Refuses what contradicts itself.
   public func validate() throws {
     if vm.isEmpty || vm.utf8.count > 255 || vm.contains("/") || vm.hasPrefix(".") {
       throw ValidationError(
         "--vm must be a name of 1 to 255 bytes without '/' that does not begin with '.'")
+    }
+    guard (200...60_000).contains(heartbeatBudget) else {
+      throw ValidationError("--heartbeat-budget must be 200 to 60000 milliseconds")
+    }
+    if let giveUpAfter, giveUpAfter > Self.maximumGiveUpSeconds {
+      throw ValidationError(
+        "--give-up-after must be 0 to \(Self.maximumGiveUpSeconds) seconds; leave it out to wait "
+          + "for ever")
     }
     if verbose && quiet { throw ValidationError("--verbose and --quiet exclude each other") }
   }

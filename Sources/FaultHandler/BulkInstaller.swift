@@ -18,6 +18,7 @@ struct BulkInstaller: ~Copyable {
   /// How much is installed between two grants: four of them keep a window from running dry.
   private static let grantByteCount = windowByteCount / 4
   private let plane: PlaneParts
+  private let link: BulkLinks
   private let connection: Connection
   private let position: Int
   private var buffer: TransferBuffer
@@ -30,10 +31,11 @@ struct BulkInstaller: ~Copyable {
   private var hasFinishedPush = false
 
   init(
-    plane: PlaneParts, connection: Connection, position: Int
+    plane: PlaneParts, link: BulkLinks, position: Int
   ) throws(SystemError) {
     self.plane = plane
-    self.connection = connection
+    self.link = link
+    connection = link.connections[position]
     self.position = position
     let hasHugePages = plane.installer.layout.regions.contains { $0.pageSize == .huge }
     let payload =
@@ -45,8 +47,10 @@ struct BulkInstaller: ~Copyable {
   /// Runs until the connection ends, at the latest when it is shut down here.
   mutating func run() {
     do throws(ConnectionError) {
+      // Credit first: the map may be long, and other connections' pushes wait for it alone.
       try grant()
-      while !plane.inbox.isEnding {
+      if link.tellsResidency, position == 0 { try sendResidentMap() }
+      while !isEnding {
         try receive(atLeast: WireLimits.headerByteCount)
         let header: FrameHeader
         switch admit() {
@@ -63,14 +67,38 @@ struct BulkInstaller: ~Copyable {
       }
     } catch {
       plane.events.sayOnce(
-        .link(.bulk, position), .linkLost(.bulk, position: position, error))
+        .link(link.number, .bulk, position), .linkLost(.bulk, position: position, error))
     }
   }
 
   private func give(up violation: ProtocolViolation) {
     plane.events.sayOnce(
-      .link(.bulk, position), .protocolViolation(.bulk, position: position, violation))
+      .link(link.number, .bulk, position), .protocolViolation(.bulk, position: position, violation))
     connection.shutdown()
+  }
+
+  private var isEnding: Bool { plane.inbox.isEnding || link.isOver }
+
+  /// Tells which pages are not awaited any more. What is installed while it is being told may be
+  /// pushed once more, and is dropped then.
+  private func sendResidentMap() throws(ConnectionError) {
+    let total = Int(plane.installer.layout.totalPageCount.rawValue)
+    var encoder = ResidentMap.Encoder(session: plane.session)
+    var position = 0
+    while position < total, !isEnding {
+      var (pageCount, isResident) = plane.installer.residency(from: position)
+      // A look is bounded, a run is not: alike ones are told as one.
+      while position + pageCount < total, !isEnding {
+        let next = plane.installer.residency(from: position + pageCount)
+        guard next.isResident == isResident else { break }
+        pageCount += next.pageCount
+      }
+      encoder.append(pageCount: pageCount, isResident: isResident)
+      position += pageCount
+      if encoder.isFull || position == total {
+        try connection.send(encoder.takeFrame(isLast: position == total).rawBytes)
+      }
+    }
   }
 
   /// Lets the source send what was installed since, once more.
@@ -119,7 +147,7 @@ struct BulkInstaller: ~Copyable {
       case .poisonedPages: poison(header.run)
       case .zeroMap: try applyZeroMap(payload)
       case .pushFinished:
-        if !hasFinishedPush { plane.notePushFinished() }
+        if !hasFinishedPush, link.notePushFinished() { plane.notePushFinished() }
         hasFinishedPush = true
       case .deviceState:
         return appendDeviceState(payload, isLast: header.flags.contains(.last))
@@ -219,7 +247,7 @@ struct BulkInstaller: ~Copyable {
       // moment. Out of memory: the page is kept here until there is some; without credit the
       // source soon stops pushing.
       backoff.pause()
-      return !plane.inbox.isEnding
+      return !isEnding
     case .gone, .noMapping, .noPoison: return !isGivenUp
     }
   }

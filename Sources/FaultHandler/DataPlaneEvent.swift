@@ -85,12 +85,19 @@ public final class DataPlaneEvents: Sendable {
   /// those that are said once or a few times.
   private static let capacity = 512
 
-  private let mailbox: Mailbox<DataPlaneEvent>
+  private let mailbox: Mailbox<Said>
   private let counts: Lock<Counts>
+
+  /// What was said, and on which link; nil when it is about no link.
+  private struct Said: Sendable {
+    let event: DataPlaneEvent
+    let link: UInt32?
+  }
 
   private struct Counts {
     var waitingControlMessages = 0
     var said: Set<Kind> = []
+    var link: UInt32 = 0
     var repeats = [Int](repeating: 0, count: RepeatingKind.allCases.count)
   }
 
@@ -98,7 +105,7 @@ public final class DataPlaneEvents: Sendable {
   enum Kind: Hashable, Sendable {
     case pushFinished, allResident, vmmGone, memoryPressure, mappingLost, poisonNotSupported
     case userfaultFailed, ringFailed, deviceState
-    case link(ConnectionRole, Int)
+    case link(UInt32, ConnectionRole, Int)
   }
 
   /// Events that are said a few times. Each has its own budget: many unmaps, which are harmless,
@@ -125,22 +132,46 @@ public final class DataPlaneEvents: Sendable {
   public var readiness: WakeEvent { mailbox.readiness }
 
   /// The oldest event; nil when there is none. For the session's thread alone.
-  public func take() -> DataPlaneEvent? { noteTaken(mailbox.take()) }
+  public func take() -> DataPlaneEvent? {
+    while let said = mailbox.take() {
+      if let event = current(said) { return event }
+    }
+    return nil
+  }
 
   /// Waits for an event; nil when the deadline came first.
   public func receive(until deadline: Instant? = nil) -> DataPlaneEvent? {
-    noteTaken(mailbox.receive(until: deadline))
+    while let said = mailbox.receive(until: deadline) {
+      if let event = current(said) { return event }
+    }
+    return nil
   }
 
-  private func noteTaken(_ event: DataPlaneEvent?) -> DataPlaneEvent? {
-    if case .control = event { counts.withLock { $0.waitingControlMessages -= 1 } }
-    return event
+  /// What was said on a link that has been given up means nothing any more.
+  private func current(_ said: Said) -> DataPlaneEvent? {
+    counts.withLock { counts in
+      if case .control = said.event { counts.waitingControlMessages -= 1 }
+      return said.link == nil || said.link == counts.link ? said.event : nil
+    }
+  }
+
+  /// From now on only what is said on a new link counts; its number.
+  func beginLink() -> UInt32 {
+    counts.withLock { counts in
+      counts.link += 1
+      counts.said = counts.said.filter { kind in
+        if case .link = kind { false } else { true }
+      }
+      return counts.link
+    }
   }
 
   /// Says something unless it was said before.
   func sayOnce(_ kind: Kind, _ event: DataPlaneEvent) {
     guard counts.withLock({ $0.said.insert(kind).inserted }) else { return }
-    post(event)
+    var link: UInt32?
+    if case .link(let number, _, _) = kind { link = number }
+    post(event, on: link)
   }
 
   func hasSaid(_ kind: Kind) -> Bool { counts.withLock { $0.said.contains(kind) } }
@@ -158,17 +189,19 @@ public final class DataPlaneEvents: Sendable {
   }
 
   /// False when too many wait already.
-  func say(_ message: ControlMessage) -> Bool {
+  func say(_ message: ControlMessage, on link: UInt32) -> Bool {
     let fits = counts.withLock { counts in
       guard counts.waitingControlMessages < Self.maximumControlMessageCount else { return false }
       counts.waitingControlMessages += 1
       return true
     }
-    if fits { post(.control(message)) }
+    if fits { post(.control(message), on: link) }
     return fits
   }
 
-  private func post(_ event: DataPlaneEvent) {
-    invariant(mailbox.post(event), "the events' mailbox has room for all that can be said")
+  private func post(_ event: DataPlaneEvent, on link: UInt32? = nil) {
+    invariant(
+      mailbox.post(Said(event: event, link: link)),
+      "the events' mailbox has room for all that can be said")
   }
 }

@@ -1,4 +1,4 @@
-internal import Migration
+public import Migration
 internal import Pages
 public import System
 internal import UFFD
@@ -28,62 +28,97 @@ public enum DataPlaneError: Error, Hashable, Sendable, CustomStringConvertible {
 /// The destination's engine: it answers the faults of an attached VM from the source, and installs
 /// what the source pushes.
 ///
-/// Made once both sides have shaken hands on all connections; its threads run from then on. The
-/// thread that made it calls its functions and takes its events; none of them blocks but `stop`,
+/// The fault thread runs as long as the plane lives; links come and go. Without one, faults that
+/// need no source are answered, and all others wait for the next link. The thread that made the
+/// plane calls its functions and takes its events; none of them blocks but `stop` and `dropLink`,
 /// and none runs on a thread that a fault waits for.
 ///
 /// The memory it was made for must stay open at least until `stop` has returned.
 public final class DestinationDataPlane {
   private let parts: PlaneParts
-  private let bulk: [Connection]
+  private let bulkPlacement: ThreadPlacement
+  private let nodes: [Int]
   private var faultThread: WorkerThread?
-  private var bulkThreads: [JoinOnce] = []
+  private var urgent: Connection?
+  private var bulk: BulkLinks?
+  private var linkNumber: UInt32 = 0
 
   /// What it tells the session. The session's thread alone takes from it.
   public var events: DataPlaneEvents { parts.events }
 
-  /// Starts the threads: one for faults and the urgent connection, one for each bulk connection.
-  /// Faults stay in the kernel until `startFaults`.
+  /// Starts the fault thread. Faults stay in the kernel until `startFaults`.
   ///
   /// - Parameters:
-  ///   - states: a fresh file, one byte for each page of the image, all of them missing.
+  ///   - ledger: what is known of each page of the image.
+  ///   - heartbeatBudgetNanoseconds: how long nothing may be heard of the source.
   ///   - faultPlacement: where the fault thread runs.
   ///   - bulkPlacement: where the bulk installers run; a processor goes before a node of the
   ///     memory.
   public init(
-    memory: borrowing AttachedMemory, states: MappedPageStates, session: SessionID,
-    urgent: Connection, bulk: [Connection],
+    memory: borrowing AttachedMemory, ledger: consuming PageLedger<MappedPageStates>,
+    session: SessionID,
+    heartbeatBudgetNanoseconds: UInt64 = LinkMonitor.defaultBudgetNanoseconds,
     faultPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
     bulkPlacement: ThreadPlacement = ThreadPlacement()
   ) throws(DataPlaneError) {
     let layout = memory.document.layout
     invariant(
-      states.pageCount == Int(layout.totalPageCount.rawValue),
+      ledger.pageCount == Int(layout.totalPageCount.rawValue),
       "the page states are those of the image")
+    self.bulkPlacement = bulkPlacement
+    nodes = Self.nodes(of: memory)
+    let installer = PageInstaller(
+      document: memory.document, kinds: memory.memoryKinds, userfault: memory.userfault.handle,
+      ledger: ledger)
     parts = try Self.translating { () throws(SystemError) in
       PlaneParts(
-        installer: PageInstaller(
-          document: memory.document, kinds: memory.memoryKinds,
-          userfault: memory.userfault.handle, ledger: PageLedger(fresh: states)),
-        userfault: memory.userfault.handle, events: try DataPlaneEvents(),
-        inbox: try PlaneInbox(), urgent: urgent, bulkCount: bulk.count,
+        installer: installer, userfault: memory.userfault.handle, events: try DataPlaneEvents(),
+        inbox: try PlaneInbox(), heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
         processDescriptor: memory.process.descriptor.rawValue, session: session)
     }
-    self.bulk = bulk
-    do throws(DataPlaneError) {
-      try startFaultThread(faultPlacement)
-      try startBulkThreads(Self.nodes(of: memory), bulkPlacement)
-    } catch {
-      stop()
-      throw error
-    }
+    try startFaultThread(faultPlacement)
   }
 
   deinit {
-    invariant(
-      faultThread == nil && bulkThreads.isEmpty, "a data plane is stopped before it goes"
-    )
+    invariant(faultThread == nil && bulk == nil, "a data plane is stopped before it goes")
   }
+
+  // MARK: Links
+
+  /// Takes over the urgent connection of a new link, after its handshake; the last link must have
+  /// been dropped. What was asked for and not answered is asked for at once.
+  public func attachUrgent(_ connection: Connection) {
+    invariant(urgent == nil && bulk == nil, "an old link is dropped before a new one comes")
+    linkNumber = parts.events.beginLink()
+    urgent = connection
+    parts.inbox.post(connection, link: linkNumber)
+  }
+
+  /// Takes over all bulk connections of the link and starts their threads. `tellsResidency`: the
+  /// source has to hear what is here, because an earlier link has brought some of it.
+  public func attachBulk(
+    _ connections: [Connection], tellsResidency: Bool
+  ) throws(DataPlaneError) {
+    invariant(urgent != nil && bulk == nil, "bulk connections follow the urgent one, once")
+    let links = BulkLinks(
+      number: linkNumber, connections: connections, tellsResidency: tellsResidency)
+    bulk = links
+    try Self.translating { () throws(SystemError) in
+      try links.start(parts, nodes: nodes, placement: bulkPlacement)
+    }
+  }
+
+  /// Gives the link up: ends its connections and waits until nothing that came on it is being
+  /// installed any more. Faults that need no source go on being answered. Whatever was said on it
+  /// and not yet taken from `events` is dropped.
+  public func dropLink() {
+    _ = parts.events.beginLink()
+    urgent.take()?.shutdown()
+    bulk.take()?.stop()
+  }
+
+  /// The shortest round trip of a heartbeat; nil before the first.
+  public var roundTripNanoseconds: UInt64? { parts.roundTripNanoseconds }
 
   // MARK: What the session asks for
 
@@ -120,28 +155,18 @@ public final class DestinationDataPlane {
     parts.inbox.post(.unregister)
   }
 
-  /// Ends the link; faults that need no source go on being answered.
-  public func disconnect() {
-    parts.urgent.shutdown()
-    for connection in bulk { connection.shutdown() }
-  }
-
   /// Sends what waits to be sent, ends the threads and closes the connections' streams. Memory,
   /// userfaultfd and page states stay as they are: unless `unregister` was asked for, whoever waits
   /// for a page goes on waiting.
-  public func stop() { end(.stop) }
-
-  private func end(_ wish: PlaneInbox.Wishes) {
-    parts.inbox.post(wish)
+  public func stop() {
+    parts.inbox.post(.stop)
     // The last words first, then the end of their stream, then that of bulk: a source that sees a
     // bulk connection end has been told why. The fault thread waits for no bulk thread: those hold
     // the fill lock for one step at a time, and end their retries once a stop was asked for.
     faultThread.take()?.join()
-    parts.urgent.endSending()
-    for connection in bulk { connection.shutdown() }
-    parts.urgent.shutdown()
-    for thread in bulkThreads { thread.join() }
-    bulkThreads = []
+    urgent?.endSending()
+    bulk.take()?.stop()
+    urgent.take()?.shutdown()
   }
 
   // MARK: Threads
@@ -155,27 +180,6 @@ public final class DestinationDataPlane {
         var loop = FaultLoop(ring: ring, plane: parts)
         loop.run()
       }
-    }
-  }
-
-  private func startBulkThreads(
-    _ nodes: [Int], _ placement: ThreadPlacement
-  ) throws(DataPlaneError) {
-    let parts = parts
-    for (position, connection) in bulk.enumerated() {
-      let installer = try Self.translating { () throws(SystemError) in
-        OneTimeValue(
-          try BulkInstaller(plane: parts, connection: connection, position: position))
-      }
-      let node = nodes.isEmpty ? nil : nodes[position % nodes.count]
-      let thread = try Self.translating { () throws(SystemError) in
-        try WorkerThread(name: "postcopy-bulk\(position)", placement: placement) {
-          if let node, placement.processor == nil { NumaNodes.runCurrentThread(onNode: node) }
-          guard var installer = installer.take() else { return }
-          installer.run()
-        }
-      }
-      bulkThreads.append(JoinOnce(thread))
     }
   }
 
@@ -209,23 +213,4 @@ public final class DestinationDataPlane {
   ) throws(DataPlaneError) -> Result {
     do throws(SystemError) { return try body() } catch { throw .system(error) }
   }
-}
-
-/// A thread in an array: `WorkerThread` itself cannot be copied.
-private final class JoinOnce {
-  private var thread: WorkerThread?
-
-  init(_ thread: consuming WorkerThread) { self.thread = consume thread }
-
-  func join() { thread.take()?.join() }
-}
-
-/// Carries a value that cannot be copied into a new thread, which takes it once.
-private final class OneTimeValue<Value: ~Copyable>: @unchecked Sendable {
-  // Written before the thread starts, and taken by the thread: starting it orders the two.
-  private var value: Value?
-
-  init(_ value: consuming Value) { self.value = consume value }
-
-  func take() -> Value? { value.take() }
 }

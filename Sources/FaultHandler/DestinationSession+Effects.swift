@@ -74,8 +74,13 @@ extension DestinationSession {
   }
 
   private func disconnect(_ refusal: Refusal) {
-    plane?.disconnect()
-    pending.append(.linkDown(isFinal: true, refusal))
+    guard isLinkUp else { return }
+    isLinkUp = false
+    plane?.dropLink()
+    linkLostAt = MonotonicClock.now()
+    pending.append(.linkDown(isFinal: false, refusal))
+    observer(.lost(refusal))
+    dial()
   }
 
   /// Every page is here: the kernel needs us no more.

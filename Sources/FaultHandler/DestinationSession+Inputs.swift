@@ -13,9 +13,8 @@ extension DestinationSession {
     switch input {
     case .attached(let vm): if outcome == nil { attached(vm) }
     case .attachEnded(let reason): if let reason, outcome == nil { refuse(reason) }
-    case .linked(let links): if outcome == nil { linked(links) } else { links.shutdown() }
-    case .dialFailed(let endpoint, let error): observer(.dialling(endpoint, error))
-    case .dialEnded(let reason): handle(.linkRefused(reason))
+    case .dialNews(let news, let dial): handle(news, dial: dial)
+    case .dialled(let result, let dial): handle(result, dial: dial)
     case .core(let event): handle(event)
     case .guest(let status, let isAtStart):
       if isAtStart { guestAtStart = status } else { guestAtEnd = status }
@@ -46,10 +45,13 @@ extension DestinationSession {
     case .allResident:
       askGuest()
       handle(DestinationEvent.allResident)
-    case .linkLost(_, _, let error): linkLost(Refusal(.timeout, error.description))
-    case .protocolViolation(_, _, .refused(let refusal)): linkLost(refusal)
+    case .linkLost(_, _, let error):
+      // A source that has read ABORTED closes in good order: there is nobody left to be told.
+      let isFinal = core.state == .aborted && error.kind == .closedByPeer
+      loseLink(Refusal(.timeout, error.description), isFinal: isFinal)
+    case .protocolViolation(_, _, .refused(let refusal)): loseLink(refusal)
     case .protocolViolation(_, _, let violation):
-      linkLost(Refusal(.protocolViolation, violation.description))
+      loseLink(Refusal(.protocolViolation, violation.description))
     case .vmmGone: handle(.vmm(.died(Refusal(.vmm, "the VMM's process has ended"))))
     case .memoryPressure(let run): memoryPressure(run)
     case .mappingLost(let run):
@@ -79,11 +81,6 @@ extension DestinationSession {
     }
   }
 
-  private func linkLost(_ reason: Refusal) {
-    plane?.disconnect()
-    handle(.linkDown(isFinal: true, reason))
-  }
-
   private func memoryPressure(_ run: PageRun) {
     guard !isBeforeGo else {
       return memoryFailed("this host is out of memory for the VM")
@@ -103,13 +100,17 @@ extension DestinationSession {
   func close() -> DestinationResult {
     guard let outcome else { invariantBroken("a session is closed once its outcome is known") }
     cancelSetup.signal()
+    cancelDial?.signal()
     setupWorker.stop()
     plane?.stop()
     killWorker.stop()
     vmmWorker.stop()
     while let input = inputs.take() {
-      if case .guest(let status, let isAtStart) = input {
+      switch input {
+      case .guest(let status, let isAtStart):
         if isAtStart { guestAtStart = status } else { guestAtEnd = status }
+      case .dialled, .dialNews: handle(input)
+      case .attached, .attachEnded, .core: break
       }
     }
     if outcome.ending != .parked, let preparedSession {

@@ -25,25 +25,8 @@ private final class AttachDoor: Sendable {
   init(_ listener: consuming AttachListener) { self.listener = listener }
 }
 
-/// The connections of one session, all of them welcomed.
-struct SourceLinks: Sendable {
-  let source: Endpoint
-  let urgent: Connection
-  let bulk: [Connection]
-  let welcome: Welcome
-
-  /// Ends them: nobody wants them any more.
-  func shutdown() {
-    urgent.shutdown()
-    for connection in bulk { connection.shutdown() }
-  }
-}
-
 // Attaching and dialling, on the set-up thread; what came of it, on the session's.
 extension DestinationSession {
-  /// How long a source that is not there yet is left alone before the next attempt.
-  static let redialNanoseconds: UInt64 = 100_000_000
-
   /// Listens before it says so: whoever waits for the word starts the VMM, which connects once.
   func attach() {
     let door: AttachDoor
@@ -66,7 +49,7 @@ extension DestinationSession {
     observer(.awaitingAttach(path: configuration.attachPath))
   }
 
-  private func onSetup(_ command: @escaping @Sendable () -> Input) {
+  func onSetup(_ command: @escaping @Sendable () -> Input) {
     let inputs = inputs
     let isTaken = setupWorker.run { DestinationSession.tell(command(), inputs) }
     invariant(isTaken, "attaching and dialling come one after the other")
@@ -158,35 +141,9 @@ extension DestinationSession {
     }
   }
 
-  func dial() {
-    guard let vm else { invariantBroken("a source is dialled once a VMM has attached") }
-    let dialler = SourceDialler(
-      configuration: configuration, regions: vm.layout.regions, session: core.session,
-      epoch: core.epoch, progress: core.progress, cancel: cancelSetup, inputs: inputs)
-    onSetup { dialler.run() }
-  }
-
-  /// All connections are welcomed: the data plane begins, faults stay parked.
-  func linked(_ links: SourceLinks) {
-    guard let vm else { invariantBroken("a link belongs to a VMM that has attached") }
-    do throws(Refusal) {
-      guard links.welcome.regions == vm.layout.regions else {
-        throw Refusal(.layout, "the source answered with another memory layout")
-      }
-      mode = links.welcome.mode
-      plane = try makePlane(vm, links)
-    } catch {
-      links.shutdown()
-      return handle(.linkRefused(error))
-    }
-    observer(.joined(links.source))
-    handle(.linkUp(links.welcome))
-  }
-
-  private func makePlane(
-    _ vm: AttachedVM, _ links: SourceLinks
+  func makePlane(
+    _ vm: AttachedVM, _ session: SessionID
   ) throws(Refusal) -> DestinationDataPlane {
-    let session = links.welcome.session
     let states: MappedPageStates
     do throws(StateError) {
       try configuration.directory.prepare(session: session)
@@ -198,10 +155,18 @@ extension DestinationSession {
           configuration.directory.pageStatePath(of: session), session: session,
           pageCount: vm.layout.totalPageCount))
     } catch { throw Refusal(.unfit, "\(error)") }
+    return try startPlane(vm, PageLedger(fresh: states), session)
+  }
+
+  /// Starts the engine over what is known of each page.
+  func startPlane(
+    _ vm: AttachedVM, _ ledger: consuming PageLedger<MappedPageStates>, _ session: SessionID
+  ) throws(Refusal) -> DestinationDataPlane {
     do throws(DataPlaneError) {
       return try DestinationDataPlane(
-        memory: vm.memory, states: states, session: session, urgent: links.urgent,
-        bulk: links.bulk, faultPlacement: configuration.faultPlacement,
+        memory: vm.memory, ledger: ledger, session: session,
+        heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds,
+        faultPlacement: configuration.faultPlacement,
         bulkPlacement: configuration.bulkPlacement)
     } catch { throw Refusal(.unfit, "\(error)") }
   }

@@ -24,6 +24,8 @@ public struct DestinationConfiguration: Sendable {
   public var limits: DestinationLimits
   /// How long the source may take to be reached at first, from the VMM's attaching on.
   public var connectNanoseconds: UInt64
+  /// How long nothing may be heard of the source until the link counts as lost.
+  public var heartbeatBudgetNanoseconds: UInt64
   /// Where the fault thread runs.
   public var faultPlacement: ThreadPlacement
   /// Where the bulk installers run.
@@ -42,6 +44,7 @@ public struct DestinationConfiguration: Sendable {
     self.directory = directory
     limits = DestinationLimits()
     connectNanoseconds = 60_000_000_000
+    heartbeatBudgetNanoseconds = LinkMonitor.defaultBudgetNanoseconds
     faultPlacement = ThreadPlacement(isUrgent: true)
     bulkPlacement = ThreadPlacement()
   }
@@ -55,9 +58,13 @@ public enum DestinationNote: Sendable {
   /// The VMM has attached.
   case attached(pid: Int32, regionCount: Int, pageCount: UInt64)
   /// The source is dialled; it was not there the last time.
-  case dialling(Endpoint, ConnectionError)
+  case dialling(Endpoint, String)
   /// The source took us in.
   case joined(Endpoint)
+  /// The link to the source is lost; it is being dialled again.
+  case lost(Refusal)
+  /// The source has taken us in again.
+  case restored(Endpoint, outageNanoseconds: UInt64)
   /// The core went on.
   case state(DestinationState)
   /// Something happened that an operator should know and that ends nothing.
@@ -120,9 +127,8 @@ public final class DestinationSession {
   enum Input: Sendable {
     case attached(AttachedVM)
     case attachEnded(Refusal?)
-    case linked(SourceLinks)
-    case dialFailed(Endpoint, ConnectionError)
-    case dialEnded(Refusal)
+    case dialNews(DialNews, dial: UInt32)
+    case dialled(DialResult, dial: UInt32)
     case core(DestinationEvent)
     case guest(VMMStatus, isAtStart: Bool)
   }
@@ -149,6 +155,13 @@ public final class DestinationSession {
   var vm: AttachedVM?
   var binding: VMBinding?
   var plane: DestinationDataPlane?
+  var isLinkUp = false
+  /// When the link was lost; nil while there is one, or before the first.
+  var linkLostAt: Instant?
+  var linkUpAt: Instant?
+  /// Ends the dialling that is under way.
+  var cancelDial: WakeEvent?
+  var dialNumber: UInt32 = 0
   var deviceState: [UInt8] = []
   var deviceStateByteCount = 0
   var guestAtStart: VMMStatus?

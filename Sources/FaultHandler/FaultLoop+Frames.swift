@@ -14,11 +14,7 @@ extension FaultLoop {
       }
       inbound.makeRoom(&ring)
     } catch {
-      plane.events.sayOnce(
-        .link(.urgent, 0), .protocolViolation(.urgent, position: 0, error))
-      isLinkUp = false
-      outbox.clear()
-      plane.urgent.shutdown()
+      giveUp(.protocolViolation(.urgent, position: 0, error))
     }
   }
 
@@ -41,7 +37,12 @@ extension FaultLoop {
       } catch {
         throw .frame(error)
       }
-      guard plane.events.say(message) else { throw .tooManyControlMessages }
+      switch message {
+      case .ping(let sequence): answerPing(sequence)
+      case .pong(let sequence): heardPong(sequence)
+      default:
+        guard plane.events.say(message, on: linkNumber) else { throw .tooManyControlMessages }
+      }
     }
   }
 

@@ -1,3 +1,4 @@
+internal import Migration
 internal import Pages
 internal import System
 internal import UFFD
@@ -30,7 +31,17 @@ struct FaultLoop: ~Copyable {
 
   var outbox = RequestOutbox()
   var inbound: UrgentInbound
-  var isLinkUp = true
+  /// The urgent connection, also after its loss, as long as the ring holds operations on it.
+  var connection: Connection?
+  var isLinkUp = false
+  /// The link that takes over as soon as the ring has let go of the last one.
+  var nextConnection: (Connection, number: UInt32)?
+  /// Tells what is said on this link from what was said on the last one.
+  var linkNumber: UInt32 = 0
+  var monitor: LinkMonitor?
+  /// The monitor's verdict, which counts only after one more look at what has come: a process that
+  /// was stopped for a while finds it all at once.
+  var isLinkDoubted = false
   var requestSequence: UInt32 = 0
   /// Requests did not fit or had no link: when there is room again, all are repeated.
   var hasUnsentRequests = false
@@ -62,13 +73,16 @@ struct FaultLoop: ~Copyable {
       try ring.activate()
       var completions = CompletionBatch()
       while !isOver {
+        takeOverLink()
         try queueOperations()
-        let mayWait = !hasMoreToAsk && !isStopping && !outbox.hasBytesBehindSend
-        try ring.submitAndWait(for: mayWait ? 1 : 0)
+        let mayWait = !hasMoreToAsk && !isStopping && !outbox.hasBytesBehindSend && !isLinkDoubted
+        try ring.submitAndWait(
+          for: mayWait ? 1 : 0, atMost: mayWait ? nanosecondsToHeartbeat() : nil)
         ring.reap(into: &completions)
         outbox.noteSubmitted(isTaken: ring.unsubmittedCount == 0)
         for position in 0..<completions.count { try handle(completions[position]) }
         outbox.settle()
+        watchLink()
         // Before the wishes: after `unregister` nothing can be filled any more.
         try fillPending()
         try handleWishes()
@@ -98,7 +112,7 @@ struct FaultLoop: ~Copyable {
     }
     // While the outbox is full, messages wait in the inbox; the peer's reading or its end makes
     // room.
-    if !isPollingInbox, outbox.hasRoomForMessage || !isLinkUp {
+    if !isPollingInbox, nextConnection == nil, outbox.hasRoomForMessage || !isLinkUp {
       try ring.poll(plane.inbox.readiness.rawValue, tag: Tag.inbox)
       isPollingInbox = true
     }
@@ -106,9 +120,9 @@ struct FaultLoop: ~Copyable {
       try ring.poll(process, tag: Tag.process)
       isPollingProcess = true
     }
-    if isLinkUp {
-      try inbound.queueReceive(&ring, plane.urgent.rawDescriptor)
-      try outbox.queueSend(&ring, plane.urgent.rawDescriptor)
+    if isLinkUp, let connection {
+      try inbound.queueReceive(&ring, connection.rawDescriptor)
+      try outbox.queueSend(&ring, connection.rawDescriptor)
     }
   }
 
@@ -125,44 +139,34 @@ struct FaultLoop: ~Copyable {
     case .ready: outbox.noteWritable()
     case .received(_, let byteCount):
       inbound.noteReceived(byteCount)
+      isLinkDoubted = false
+      monitor?.heard(at: MonotonicClock.now())
       try handleFrames()
     case .endOfStream:
       inbound.noteReceived(0)
-      loseLink(plane.urgentError("recv", result: 0))
+      loseLink("recv", result: 0)
     case .sendFellShort(_, let byteCount): outbox.noteShort(byteCount)
     case .connectionLost(let tag, let errno), .failed(let tag, let errno):
       // Polling fails only for a descriptor that is no descriptor: a bug of ours.
       invariant(
         tag == Tag.urgent || tag == RequestOutbox.tag, "the ring polls descriptors that are open")
       if tag == Tag.urgent { inbound.noteReceived(0) } else { outbox.noteShort(0) }
-      loseLink(
-        plane.urgentError(tag == Tag.urgent ? "recv" : "send", result: -errno.rawValue))
+      loseLink(tag == Tag.urgent ? "recv" : "send", result: -errno.rawValue)
     case .cancelled: break
     }
-  }
-
-  /// From here on no request goes out; removals are still read, zeros and wakes still given.
-  mutating func loseLink(_ error: ConnectionError) {
-    guard isLinkUp else { return }
-    isLinkUp = false
-    outbox.clear()
-    plane.events.sayOnce(.link(.urgent, 0), .linkLost(.urgent, position: 0, error))
   }
 
   // MARK: What the session wants
 
   private mutating func handleWishes() throws(RingError) {
     guard !isPollingInbox else { return }
-    while isLinkUp, outbox.hasRoomForMessage, let message = plane.inbox.takeMessage() {
-      outbox.append(message.encodedFrame(session: plane.session), to: &ring)
-    }
-    if !isLinkUp { while plane.inbox.takeMessage() != nil {} }
+    takeMessages()
     let wishes = plane.inbox.takeWishes()
     if wishes.contains(.startFaults) {
       answersFaults = true
       try fillPending()
     }
-    if wishes.contains(.sweepMissing) { sweepPosition = 0 }
+    if wishes.contains(.sweepMissing), isLinkUp { sweepPosition = 0 }
     if wishes.contains(.repeatRequests) { repeatEverything() }
     if wishes.contains(.unregister) { unregister() }
     if wishes.contains(.stop) { isStopping = true }

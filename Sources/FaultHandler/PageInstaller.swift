@@ -163,6 +163,18 @@ final class PageInstaller: Sendable {
     }
   }
 
+  /// The next pages at or after `position` that are all awaited from the source, or all not; no
+  /// more than one look at the states finds. `position` must be inside the image.
+  func residency(from position: Int) -> (pageCount: Int, isResident: Bool) {
+    filling.withLock { filling in
+      let end = min(position + Self.scanPageCount, filling.ledger.pageCount)
+      let isResident = !filling.ledger[position].isAwaited
+      var last = position + 1
+      while last < end, filling.ledger[last].isAwaited != isResident { last += 1 }
+      return (last - position, isResident)
+    }
+  }
+
   /// How many pages are asked for and not here.
   var requestedPageCount: Int { filling.withLock { $0.ledger.count(of: .requested) } }
 

@@ -1,5 +1,7 @@
+internal import Pages
 internal import Synchronization
 internal import System
+internal import Uring
 internal import Wire
 
 /// What other threads want of the fault thread.
@@ -7,8 +9,13 @@ final class PlaneInbox: Sendable {
   /// Control messages that may wait to be sent: more than a hand-over has.
   static let capacity = 128
 
-  private enum Item: Sendable {
+  /// What is handled in its order.
+  enum Item: Sendable {
+    /// Send it on the link that is up; without one it is dropped, for the cores say again whatever
+    /// must arrive.
     case message(ControlMessage)
+    /// From here on this is the urgent connection, of the link with that number.
+    case link(Connection, number: UInt32)
     /// Look at the wishes.
     case nudge
   }
@@ -38,22 +45,29 @@ final class PlaneInbox: Sendable {
   var readiness: WakeEvent { mailbox.readiness }
 
   /// False when too many messages wait to be sent already.
-  func post(_ message: ControlMessage) -> Bool { mailbox.post(.message(message)) }
+  func post(_ message: ControlMessage) -> Bool { mailbox.post(.message(message), leaving: 2) }
+
+  /// A new link is never refused for want of room: the session makes one only after the last one
+  /// is gone, and with it what waited for it.
+  func post(_ urgent: Connection, link: UInt32) {
+    invariant(mailbox.post(.link(urgent, number: link)), "the inbox keeps room for a link")
+  }
 
   func post(_ wish: Wishes) {
     if wish.contains(.stop) { isStopping.store(true, ordering: .releasing) }
     wishes.bitwiseOr(wish.rawValue, ordering: .releasing)
     // A full mailbox wakes the thread just as well, and the wishes are looked at afterwards.
-    _ = mailbox.post(.nudge)
+    _ = mailbox.post(.nudge, leaving: 1)
   }
 
   /// Whether the threads are to end: asked by those that retry something.
   var isEnding: Bool { isStopping.load(ordering: .acquiring) }
 
-  /// The oldest message to be sent. Nudges are taken out on the way.
-  func takeMessage() -> ControlMessage? {
+  /// The oldest message or link. Nudges are taken out on the way.
+  func take() -> Item? {
     while let item = mailbox.take() {
-      if case .message(let message) = item { return message }
+      if case .nudge = item { continue }
+      return item
     }
     return nil
   }

@@ -3,7 +3,6 @@ internal import Pages
 internal import Synchronization
 internal import System
 internal import UFFD
-internal import Uring
 internal import Wire
 
 /// What the threads of a data plane share.
@@ -12,7 +11,7 @@ final class PlaneParts: Sendable {
   let userfault: UserfaultHandle
   let events: DataPlaneEvents
   let inbox: PlaneInbox
-  let urgent: Connection
+  let heartbeatBudgetNanoseconds: UInt64
   /// The VMM's pidfd, to notice its end.
   let processDescriptor: Int32?
   let urgentGate: FrameGate
@@ -22,19 +21,19 @@ final class PlaneParts: Sendable {
   /// Pages that a sweep keeps asked for at a time: a demand queues behind 256 KiB of small pages,
   /// or two huge ones.
   let sweepWindowPageCount: Int
-  private let unfinishedPushCount: Atomic<Int>
   private let isUnregistered = Atomic<Bool>(false)
+  private let shortestRoundTrip = Atomic<UInt64>(0)
 
   init(
     installer: PageInstaller, userfault: UserfaultHandle, events: DataPlaneEvents,
-    inbox: PlaneInbox, urgent: Connection, bulkCount: Int, processDescriptor: Int32?,
+    inbox: PlaneInbox, heartbeatBudgetNanoseconds: UInt64, processDescriptor: Int32?,
     session: SessionID
   ) {
     self.installer = installer
     self.userfault = userfault
     self.events = events
     self.inbox = inbox
-    self.urgent = urgent
+    self.heartbeatBudgetNanoseconds = heartbeatBudgetNanoseconds
     self.processDescriptor = processDescriptor
     self.session = session.shortID
     urgentGate = .session(
@@ -42,16 +41,25 @@ final class PlaneParts: Sendable {
     bulkGate = .session(from: .source, on: .bulk, session: session, layout: installer.layout)
     let hasHugePages = installer.layout.regions.contains { $0.pageSize == .huge }
     sweepWindowPageCount = hasHugePages ? 2 : 64
-    unfinishedPushCount = Atomic(bulkCount)
   }
 
-  /// One connection has brought everything. The last one starts the search for what is missing.
+  /// Every connection of a link has brought everything: the search for what is missing begins.
   func notePushFinished() {
-    guard unfinishedPushCount.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 else {
-      return
-    }
     events.sayOnce(.pushFinished, .pushFinished)
     inbox.post(.sweepMissing)
+  }
+
+  /// The shortest round trip of a heartbeat over all links; nil before the first.
+  var roundTripNanoseconds: UInt64? {
+    let nanoseconds = shortestRoundTrip.load(ordering: .relaxed)
+    return nanoseconds == 0 ? nil : nanoseconds
+  }
+
+  /// For the fault thread alone.
+  func noteRoundTrip(_ nanoseconds: UInt64?) {
+    guard let nanoseconds else { return }
+    shortestRoundTrip.store(
+      min(roundTripNanoseconds ?? nanoseconds, nanoseconds), ordering: .relaxed)
   }
 
   /// Every region is unregistered.
@@ -77,15 +85,5 @@ final class PlaneParts: Sendable {
         .poisonNotSupported(PageID(region: entry.region.index, page: start)))
     }
     return true
-  }
-
-  /// What the end of a ring's operation on the urgent connection means.
-  func urgentError(_ operation: StaticOperation, result: Int32) -> ConnectionError {
-    do throws(ConnectionError) {
-      _ = try urgent.byteCount(ofCompletion: result, operation)
-      invariantBroken("an operation that ended the link has no bytes")
-    } catch {
-      return error
-    }
   }
 }

@@ -24,6 +24,7 @@ struct RequestOutbox {
   /// Whether the peer's buffer is full, and the ring waits for room.
   private(set) var isBlocked = false
   private var isPolling = false
+  private var isCleared = false
 
   var isEmpty: Bool { start == end }
   var hasRoomForRequests: Bool { Self.byteCount - end >= WireLimits.headerByteCount }
@@ -78,18 +79,22 @@ struct RequestOutbox {
     isBlocked = shortByteCount != nil
     queuedByteCount = 0
     shortByteCount = nil
+    if isCleared { clear() }
     if start == end {
       start = 0
       end = 0
     }
   }
 
-  /// The link is gone, and with it what was to be sent.
+  /// The link is gone, and with it what was to be sent. The ring may still hold an operation on its
+  /// socket: see `isIdle`.
   mutating func clear() {
-    start = 0
-    end = 0
-    queuedByteCount = 0
-    shortByteCount = nil
+    isCleared = true
     isBlocked = false
+    start = end
   }
+
+  /// Whether the ring has nothing of ours: only then may another socket take over, with an outbox
+  /// of its own.
+  var isIdle: Bool { queuedByteCount == 0 && !isPolling }
 }

@@ -4,9 +4,23 @@ internal import System
 internal import Uring
 internal import Wire
 
+/// How the source is looked for.
+enum DialPlan: Sendable {
+  /// The first time: all connections at once, until somebody refuses or `connectNanoseconds` are
+  /// over.
+  case first
+  /// After a loss: urgent first, for somebody waits for a page; for ever, whoever refuses. The link
+  /// was lost then, and took so long for a round trip. `rests`: it did not last, so the next one is
+  /// not tried at once.
+  case again(lost: Instant, roundTripNanoseconds: UInt64?, rests: Bool)
+}
+
 /// Finds the source and gets all connections of the session into it.
 struct SourceDialler: Sendable {
   let configuration: DestinationConfiguration
+  let plan: DialPlan
+  /// Tells its words from those of an earlier one.
+  let number: UInt32
   let regions: [Region]
   let session: SessionID
   let epoch: Epoch
@@ -14,9 +28,20 @@ struct SourceDialler: Sendable {
   let cancel: WakeEvent
   let inputs: Mailbox<DestinationSession.Input>
 
+  func run() -> DestinationSession.DialResult {
+    switch plan {
+    case .first: dialFirst()
+    case .again(let lost, let roundTrip, let rests):
+      rests && rest(nanoseconds: Self.restNanoseconds)
+        ? .ended(Self.stopped) : dialAgain(lost, roundTrip)
+    }
+  }
+
+  // MARK: The first time
+
   /// Tries every address in turn, again and again while nobody answers there, until one takes us
   /// in, one refuses, the time is over, or the operator stops it.
-  func run() -> DestinationSession.Input {
+  private func dialFirst() -> DestinationSession.DialResult {
     let deadline = MonotonicClock.now().advanced(byNanoseconds: configuration.connectNanoseconds)
     var hasToldWhy = false
     while true {
@@ -25,57 +50,121 @@ struct SourceDialler: Sendable {
         do throws(HandshakeError) {
           return .linked(try join(endpoint, deadline))
         } catch .connection(let error) {
-          if error.kind == .cancelled { return .dialEnded(Self.stopped) }
+          if error.kind == .cancelled { return .ended(Self.stopped) }
           last = (endpoint, error)
         } catch {
-          return .dialEnded(error.refusal)
+          return .ended(error.refusal)
         }
       }
       guard let (endpoint, error) = last, MonotonicClock.now() < deadline else {
-        return .dialEnded(Refusal(.timeout, last.map { "\($0.1)" } ?? "no address to dial"))
+        return .ended(Refusal(.timeout, last.map { "\($0.1)" } ?? "no address to dial"))
       }
       if !hasToldWhy {
         hasToldWhy = true
-        DestinationSession.tell(.dialFailed(endpoint, error), inputs)
+        tell(.failed(endpoint, "\(error)"))
       }
-      if rest() { return .dialEnded(Self.stopped) }
+      if rest(nanoseconds: Self.restNanoseconds) { return .ended(Self.stopped) }
     }
   }
 
+  private func join(_ endpoint: Endpoint, _ deadline: Instant) throws(HandshakeError) -> SourceLinks
+  {
+    let limit = Self.attemptNanoseconds
+    let urgent = try dial(endpoint, .urgent, within: limit, deadline)
+    let welcome = try Handshake.introduce(hello(.urgent, session), on: urgent)
+    return SourceLinks(
+      source: endpoint, urgent: urgent,
+      bulk: try joinBulk(endpoint, welcome, within: limit, deadline), welcome: welcome)
+  }
+
+  // MARK: After a loss
+
+  /// Urgent first, and told at once; then bulk. An address that takes the connection and says
+  /// nothing costs a heartbeat budget, then the next one has its turn.
+  private func dialAgain(
+    _ lost: Instant, _ roundTrip: UInt64?
+  ) -> DestinationSession.DialResult {
+    let attempt = max(Self.restNanoseconds, 4 * (roundTrip ?? Self.attemptNanoseconds))
+    var told: [String] = []
+    while true {
+      for endpoint in configuration.sources {
+        do throws(HandshakeError) {
+          let urgent = try dial(endpoint, .urgent, within: attempt, nil)
+          let welcome = try Handshake.introduce(
+            hello(.urgent, session), on: urgent,
+            limitNanoseconds: configuration.heartbeatBudgetNanoseconds)
+          tell(.relinked(urgent, welcome, endpoint))
+          return .bulkLinked(
+            try joinBulk(endpoint, welcome, within: max(attempt, Self.attemptNanoseconds), nil))
+        } catch {
+          if case .connection(let failure) = error, failure.kind == .cancelled {
+            return .ended(Self.stopped)
+          }
+          if case .refused(let refusal) = error { tell(.refused(refusal)) }
+          // Each reason once: an outage can last for days.
+          if !told.contains(error.description), told.count < Self.maximumToldCount {
+            told.append(error.description)
+            tell(.failed(endpoint, error.description))
+          }
+        }
+      }
+      let outage = MonotonicClock.now().nanoseconds(since: lost)
+      if rest(nanoseconds: Self.restNanoseconds(afterOutage: outage)) {
+        return .ended(Self.stopped)
+      }
+    }
+  }
+
+  /// A fresh attempt every 100 ms at first, for the kernel repeats a lost SYN only after a second;
+  /// in a long outage every hundredth of its length, 2 s at most: what is lost by it is never more
+  /// than a hundredth of what the outage has cost.
+  static func restNanoseconds(afterOutage outage: UInt64) -> UInt64 {
+    min(max(restNanoseconds, outage / 100), 2_000_000_000)
+  }
+
+  // MARK: Both
+
+  /// How long a source that is not there yet is left alone before the next attempt.
+  private static let restNanoseconds: UInt64 = 100_000_000
   /// Above the round trip of any link over which a VM can be moved.
   private static let attemptNanoseconds: UInt64 = 2_000_000_000
+  private static let maximumToldCount = 8
 
   private static let stopped = Refusal(.operatorRequest, "stopped by the operator")
 
-  /// True when the operator stopped it.
-  private func rest() -> Bool {
-    let end = MonotonicClock.now().advanced(byNanoseconds: DestinationSession.redialNanoseconds)
+  private func tell(_ news: DestinationSession.DialNews) {
+    DestinationSession.tell(.dialNews(news, dial: number), inputs)
+  }
+
+  /// True when the operator stopped it, or the session has no use for it any more.
+  private func rest(nanoseconds: UInt64) -> Bool {
+    let end = MonotonicClock.now().advanced(byNanoseconds: nanoseconds)
     // A wait that fails is no rest; the dialling itself then tells what is wrong.
     let ready = try? Readiness.wait(for: [cancel.rawValue], until: end)
     return ready?.first == true
   }
 
-  private func join(_ endpoint: Endpoint, _ deadline: Instant) throws(HandshakeError) -> SourceLinks
-  {
-    let urgent = try dial(endpoint, .urgent, deadline)
-    let welcome = try Handshake.introduce(hello(.urgent, session), on: urgent)
+  private func joinBulk(
+    _ endpoint: Endpoint, _ welcome: Welcome, within limit: UInt64, _ deadline: Instant?
+  ) throws(HandshakeError) -> [Connection] {
     var bulk: [Connection] = []
     for _ in 0..<welcome.bulkConnectionCount {
-      let connection = try dial(endpoint, .bulk, deadline)
+      let connection = try dial(endpoint, .bulk, within: limit, deadline)
       _ = try Handshake.introduce(hello(.bulk, welcome.session), on: connection)
       bulk.append(connection)
     }
-    return SourceLinks(source: endpoint, urgent: urgent, bulk: bulk, welcome: welcome)
+    return bulk
   }
 
   private func dial(
-    _ endpoint: Endpoint, _ purpose: Connection.Purpose, _ deadline: Instant
+    _ endpoint: Endpoint, _ purpose: Connection.Purpose, within limit: UInt64,
+    _ deadline: Instant?
   ) throws(HandshakeError) -> Connection {
     // A lost SYN, or an address that swallows them, must not use up the others' time.
-    let attempt = MonotonicClock.now().advanced(byNanoseconds: Self.attemptNanoseconds)
+    let attempt = MonotonicClock.now().advanced(byNanoseconds: limit)
     do throws(ConnectionError) {
       return try Connection.dial(
-        endpoint, purpose: purpose, until: min(deadline, attempt), cancel: cancel)
+        endpoint, purpose: purpose, until: min(deadline ?? attempt, attempt), cancel: cancel)
     } catch { throw .connection(error) }
   }
 

@@ -13,7 +13,8 @@ struct UrgentInbound {
   private let gate: FrameGate
   private var start = 0
   private var end = 0
-  private var isReceiving = false
+  /// Whether the ring may still write into our room: no other socket may take over before.
+  private(set) var isReceiving = false
   /// The frame at `start`, once its header was judged.
   private var header: FrameHeader?
 

@@ -138,6 +138,14 @@ public struct Admission: Sendable {
       isHandedOff: isHandedOff, regions: layout?.regions ?? [])
   }
 
+  /// Whether the client whose connections we still hold has come again: it has found its link
+  /// broken before we did. The old link is to be given up, and this one admitted.
+  public func isReturn(_ hello: Hello) -> Bool {
+    hasUrgent && hello.role == .urgent && hello.session == session
+      && hello.version == WireLimits.version && token.matches(hello.token)
+      && hello.vmName == vmName
+  }
+
   private mutating func admitUrgent(_ hello: Hello) throws(Refusal) {
     guard !hasUrgent else {
       throw Refusal(.busy, "the session of VM \"\(vmName)\" has a destination already")

@@ -38,13 +38,14 @@ public struct LinkMonitor: Sendable {
   private var sequence: UInt64 = 0
   private var pinged: Instant?
 
-  /// A link that has just come up; the first ping is due at once.
+  /// A link that has just come up. The first ping is due soon, for its round trip tells how exact
+  /// a short migration's downtime is, but not amid the hand-over's first messages.
   public init(budgetNanoseconds: UInt64, now: Instant) {
     invariant(
       budgetNanoseconds >= Self.minimumBudgetNanoseconds, "a heartbeat budget is not too short")
     self.budgetNanoseconds = budgetNanoseconds
     lastHeard = now
-    nextPing = now
+    nextPing = now.advanced(byNanoseconds: Self.interval(budgetNanoseconds) / 10)
   }
 
   /// When `tick` has something to do next.
@@ -69,9 +70,13 @@ public struct LinkMonitor: Sendable {
   public mutating func tick(now: Instant) -> Action {
     if now >= deadline { return .lost }
     guard now >= nextPing else { return .nothing }
-    nextPing = now.advanced(byNanoseconds: budgetNanoseconds / Self.heartbeatsPerBudget)
+    nextPing = now.advanced(byNanoseconds: Self.interval(budgetNanoseconds))
     sequence += 1
     pinged = now
     return .ping(sequence: sequence)
+  }
+
+  private static func interval(_ budgetNanoseconds: UInt64) -> UInt64 {
+    budgetNanoseconds / heartbeatsPerBudget
   }
 }

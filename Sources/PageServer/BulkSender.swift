@@ -7,8 +7,9 @@ internal import Wire
 /// Owns one bulk connection: zero map, device state, then pushes, as far as the destination's
 /// credit goes.
 struct BulkSender: ~Copyable {
-  /// Credit frames at once; a destination grants every few hundred KiB.
-  private static let receiveByteCount = 4096
+  /// Two of the largest frames that a destination sends here, pieces of the resident map.
+  private static let receiveByteCount =
+    2 * (WireLimits.headerByteCount + WireLimits.maximumResidentMapPayloadByteCount)
 
   private let context: SourceContext
   private let connection: Connection
@@ -39,7 +40,7 @@ struct BulkSender: ~Copyable {
     self.connection = connection
     self.wake = wake
     self.servingGate = servingGate
-    isFirst = context.addBulk() == 0
+    isFirst = context.addBulk(wake) == 0
     absentMap = isFirst ? AbsentMap(layout: context.layout) : nil
     frameGate = .session(
       from: .destination, on: .bulk, session: context.session, layout: context.layout)
@@ -262,10 +263,14 @@ struct BulkSender: ~Copyable {
     var start = 0
     while case .frame(let header) = try frameGate.next(in: received.bytes(start..<filled)) {
       let payload = start + WireLimits.headerByteCount..<start + header.frameByteCount
-      if header.type == .refuse {
+      switch header.type {
+      case .refuse:
         let reason = try Refusal(decoding: received.bytes(payload))
         refusal = reason
-      } else {
+      case .residentMap:
+        try context.takeResidentMap(
+          received.bytes(payload), isLast: header.flags.contains(.last))
+      default:
         // The gate admits nothing else: a credit. The larger one counts.
         let total = try Credit.total(in: received.bytes(payload)).rawValue
         granted = max(granted, total)

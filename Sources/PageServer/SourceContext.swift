@@ -22,7 +22,7 @@ final class SourceContext: Sendable {
   let session: SessionID
   let options: SourceOptions
   let claims: ImageClaims
-  let counters = SourceCounters()
+  let counters: SourceCounters
   let hints = DemandHints()
   let notices: Mailbox<SourceNotice>
 
@@ -32,19 +32,29 @@ final class SourceContext: Sendable {
   private let isEnded = Atomic<Bool>(false)
   private let isMemoryLost = Atomic<Bool>(false)
   private let isPushing = Atomic<Bool>(false)
-  private let bulkCount = Atomic<Int>(0)
+  /// What the destination holds, as it tells after a reconnect; nil once it has told, or when there
+  /// is nothing to tell. Until then nothing is pushed.
+  private let residentMap: Lock<ResidentMap.Decoder?>
+  private let isAwaitingMap: Atomic<Bool>
+  /// To wake the bulk threads: each has its own.
+  private let bulkWakes = Lock<[WakeEvent]>([])
   private let finishedCount = Atomic<Int>(0)
   private let poisonedCount = Atomic<Int>(0)
   /// The device state that waits to be sent by the first bulk connection.
   let deviceState = Lock<[UInt8]?>(nil)
 
   init(
-    layout: ImageLayout, backing: any MemoryBacking, session: SessionID, options: SourceOptions
+    layout: ImageLayout, backing: any MemoryBacking, session: SessionID, options: SourceOptions,
+    counters: SourceCounters, isReturn: Bool
   ) throws(SystemError) {
     self.layout = layout
     self.backing = backing
     self.session = session
     self.options = options
+    self.counters = counters
+    counters.unsettle()
+    residentMap = Lock(isReturn ? .init(totalPageCount: layout.totalPageCount) : nil)
+    isAwaitingMap = Atomic(isReturn)
     claims = ImageClaims(layout: layout)
     notices = try Mailbox(capacity: Self.noticeCapacity)
     policy = Lock(options.prefetch?.makePolicy(for: layout))
@@ -55,7 +65,9 @@ final class SourceContext: Sendable {
   /// The bulk threads are to end, too.
   var ended: Bool { isEnded.load(ordering: .acquiring) }
   func end() { isEnded.store(true, ordering: .releasing) }
-  var pushing: Bool { isPushing.load(ordering: .acquiring) }
+  var pushing: Bool {
+    isPushing.load(ordering: .acquiring) && !isAwaitingMap.load(ordering: .acquiring)
+  }
   func beginStopping() { isStopping.store(true, ordering: .releasing) }
   func beginPush() {
     guard options.prefetch != nil else { return }
@@ -63,7 +75,32 @@ final class SourceContext: Sendable {
   }
 
   /// The place of a new bulk connection: 0 for the first, which also carries map and device state.
-  func addBulk() -> Int { bulkCount.wrappingAdd(1, ordering: .relaxed).oldValue }
+  func addBulk(_ wake: WakeEvent) -> Int {
+    bulkWakes.withLock { wakes in
+      wakes.append(wake)
+      return wakes.count - 1
+    }
+  }
+
+  func wakeBulk() { for wake in bulkWakes.withLock({ $0 }) { wake.signal() } }
+
+  /// Takes a piece of what the destination holds. The last one starts the push.
+  func takeResidentMap(_ payload: RawSpan, isLast: Bool) throws(WireError) {
+    let isComplete = try residentMap.withLock { map throws(WireError) in
+      guard map != nil else {
+        throw .misplaced(.residentMap, from: .destination, on: .bulk)
+      }
+      try map?.take(payload, isLast: isLast) { pages in
+        counters.claimed(pageCount: claims.claim(pages))
+      }
+      guard map?.isComplete == true else { return false }
+      map = nil
+      return true
+    }
+    guard isComplete else { return }
+    isAwaitingMap.store(false, ordering: .releasing)
+    wakeBulk()
+  }
 
   /// Passes a control message on; false when nobody takes them out.
   func received(_ message: ControlMessage) -> Bool {
@@ -96,7 +133,7 @@ final class SourceContext: Sendable {
   /// One bulk connection has nothing left to push.
   func finishedPush() {
     let finished = finishedCount.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue
-    if finished == bulkCount.load(ordering: .relaxed) { postAlways(.pushFinished) }
+    if finished == bulkWakes.withLock({ $0.count }) { postAlways(.pushFinished) }
   }
 
   private func postAlways(_ notice: SourceNotice) {

@@ -1,4 +1,3 @@
-public import Pages
 internal import Synchronization
 internal import System
 
@@ -15,8 +14,11 @@ public final class SourceCounters: Sendable {
   }
 
   private let counters = AtomicCounts(count: Counter.allCases.count)
-  private let lastHeard = Atomic<UInt64>(0)
+  private let shortestRoundTrip = Atomic<UInt64>(0)
   private let serviceTimes = AtomicCounts(count: serviceTimeBucketCount)
+
+  /// Nothing has been done.
+  public init() {}
 
   /// The counters now; each is exact, together they may be a moment apart.
   public func counts() -> SourceCounts {
@@ -36,16 +38,26 @@ public final class SourceCounters: Sendable {
       serviceTimeBuckets: serviceTimes.values())
   }
 
-  /// When anything was last received on the urgent connection; nil before that.
-  public var lastHeardFromPeer: Instant? {
-    let nanoseconds = lastHeard.load(ordering: .relaxed)
-    return nanoseconds == 0 ? nil : Instant(nanoseconds: nanoseconds)
+  /// The shortest round trip of a heartbeat; nil before the first.
+  public var roundTripNanoseconds: UInt64? {
+    let nanoseconds = shortestRoundTrip.load(ordering: .relaxed)
+    return nanoseconds == 0 ? nil : nanoseconds
   }
 }
 
 // What the threads report.
 extension SourceCounters {
-  func heard(at now: Instant) { lastHeard.store(now.nanoseconds, ordering: .relaxed) }
+  /// For the urgent thread alone.
+  func noteRoundTrip(_ nanoseconds: UInt64?) {
+    guard let nanoseconds else { return }
+    shortestRoundTrip.store(
+      min(roundTripNanoseconds ?? nanoseconds, nanoseconds), ordering: .relaxed)
+  }
+
+  /// A new link begins: what was sent on the last one may not have arrived.
+  func unsettle() {
+    counters.store(0, at: Counter.claimed.rawValue)
+  }
 
   func answered(serviceNanoseconds: UInt64) {
     add(1, to: .requests)

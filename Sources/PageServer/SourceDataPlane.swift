@@ -1,3 +1,4 @@
+public import Migration
 public import Pages
 public import Prefetch
 public import System
@@ -14,11 +15,12 @@ struct SourceOptions: Sendable {
 
   var prefetch: PrefetchKind?
   var hasPayloadChecksums: Bool
+  var heartbeatBudgetNanoseconds: UInt64
   var urgentPlacement: ThreadPlacement
   var bulkPlacement: ThreadPlacement
 }
 
-/// The source's data path for one session: one urgent thread and one thread for each bulk
+/// The source's data path for one link of a session: one urgent thread and one thread for each bulk
 /// connection, which serve and push the frozen memory. It decides nothing about the session: one
 /// control thread calls it and takes its notices.
 ///
@@ -53,11 +55,17 @@ public final class SourceDataPlane: Sendable {
   ///   - prefetch: what to push next; nil pushes nothing.
   ///   - hasPayloadChecksums: whether pages carry a CRC-32C: unless TLS below vouches for the
   ///     bytes.
+  ///   - counters: what is counted over all links of the session.
+  ///   - isReturn: whether the destination has been here before: it then tells first what it holds,
+  ///     on bulk, and nothing is pushed until it has.
+  ///   - heartbeatBudgetNanoseconds: how long nothing may be heard of the destination.
   ///   - urgentPlacement: where the urgent thread runs.
   ///   - bulkPlacement: where the bulk threads run.
   public init(
     backing: any MemoryBacking, layout: ImageLayout, session: SessionID, prefetch: PrefetchKind?,
-    hasPayloadChecksums: Bool = true,
+    hasPayloadChecksums: Bool = true, counters: SourceCounters = SourceCounters(),
+    isReturn: Bool = false,
+    heartbeatBudgetNanoseconds: UInt64 = LinkMonitor.defaultBudgetNanoseconds,
     urgentPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
     bulkPlacement: ThreadPlacement = ThreadPlacement()
   ) throws(SystemError) {
@@ -65,7 +73,9 @@ public final class SourceDataPlane: Sendable {
       layout: layout, backing: backing, session: session,
       options: SourceOptions(
         prefetch: prefetch, hasPayloadChecksums: hasPayloadChecksums,
-        urgentPlacement: urgentPlacement, bulkPlacement: bulkPlacement))
+        heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
+        urgentPlacement: urgentPlacement, bulkPlacement: bulkPlacement),
+      counters: counters, isReturn: isReturn)
     outgoing = try Mailbox(capacity: UrgentServer.outgoingCapacity)
   }
 
@@ -75,26 +85,22 @@ public final class SourceDataPlane: Sendable {
   /// What was done so far. For any thread.
   public func counts() -> SourceCounts { context.counters.counts() }
 
-  /// When anything was last received on the urgent connection; nil before that. For any thread.
-  public var lastHeardFromPeer: Instant? { context.counters.lastHeardFromPeer }
-
-  /// Takes over the urgent connection after its handshake and starts its thread. Once a session.
+  /// Takes over the urgent connection after its handshake and starts its thread. Once.
   public func attachUrgent(_ connection: Connection) throws(SystemError) {
     try links.withLock { links throws(SystemError) in
-      invariant(links.urgent == nil && !links.isStopped, "a session has one urgent connection")
+      invariant(links.urgent == nil && !links.isStopped, "a link has one urgent connection")
       let link = try UrgentLink(context, connection, outgoing, serving: links.serving)
       links.urgent = link
     }
   }
 
   /// Takes over a bulk connection after its handshake and starts its thread. The first one carries
-  /// the zero map and the device state. All of them before `beginPush`.
+  /// the zero map and the device state.
   public func attachBulk(_ connection: Connection) throws(SystemError) {
     try links.withLock { links throws(SystemError) in
       invariant(
-        !context.pushing && !links.isStopped
-          && links.bulk.count < WireLimits.maximumBulkConnectionCount,
-        "bulk connections are attached before the push, within their bound")
+        !links.isStopped && links.bulk.count < WireLimits.maximumBulkConnectionCount,
+        "bulk connections are attached within their bound")
       links.bulk.append(try BulkLink(context, connection, serving: links.serving))
     }
   }
@@ -132,15 +138,7 @@ public final class SourceDataPlane: Sendable {
   /// `refusal`, so that the peer knows why, within a limit. Blocks up to about three seconds, if
   /// the peer does not close its end. May be repeated.
   public func stop(telling refusal: Refusal? = nil) {
-    let (urgent, bulk) = links.withLock { links in
-      links.isStopped = true
-      defer {
-        links.urgent = nil
-        links.bulk = []
-      }
-      return (links.urgent, links.bulk)
-    }
-    context.beginStopping()
+    let (urgent, bulk) = takeLinks()
     // Urgent first: the end of a bulk connection must not overtake the last word on urgent, or the
     // peer takes a session that ended well for a lost link.
     if let urgent {
@@ -151,6 +149,35 @@ public final class SourceDataPlane: Sendable {
       urgent.finish(
         until: MonotonicClock.now().advanced(byNanoseconds: Self.stopNanoseconds))
     }
+    end(bulk)
+  }
+
+  /// Ends all connections and threads of a link that is of no use any more; nothing more is sent.
+  /// Waits for a read that is under way, and for nothing else.
+  public func cut() {
+    let (urgent, bulk) = takeLinks()
+    if let urgent {
+      let isTold = outgoing.post(.stop)
+      invariant(isTold, "a place is kept for the order to stop")
+      urgent.finish(until: Instant(nanoseconds: 0))
+    }
+    end(bulk)
+  }
+
+  private func takeLinks() -> (UrgentLink?, [BulkLink]) {
+    let taken = links.withLock { links in
+      links.isStopped = true
+      defer {
+        links.urgent = nil
+        links.bulk = []
+      }
+      return (links.urgent, links.bulk)
+    }
+    context.beginStopping()
+    return taken
+  }
+
+  private func end(_ bulk: [BulkLink]) {
     context.end()
     bulk.forEach { $0.stop() }
     bulk.forEach { $0.join() }
@@ -165,8 +192,5 @@ public final class SourceDataPlane: Sendable {
     wakeBulk()
   }
 
-  private func wakeBulk() {
-    let bulk = links.withLock { $0.bulk }
-    bulk.forEach { $0.wake.signal() }
-  }
+  private func wakeBulk() { context.wakeBulk() }
 }

@@ -22,6 +22,8 @@ public enum LinkFailure: Error, Hashable, Sendable, CustomStringConvertible {
   case violation(WireError)
   /// The peer gave the session up, for that reason.
   case refused(Refusal)
+  /// Nothing was heard of the peer for the whole heartbeat budget.
+  case silent(budgetNanoseconds: UInt64)
   /// The peer sends control messages faster than anybody could mean them.
   case flooded
 
@@ -31,6 +33,8 @@ public enum LinkFailure: Error, Hashable, Sendable, CustomStringConvertible {
     case .connection(let error): error.description
     case .violation(let error): error.description
     case .refused(let refusal): "the peer gave the session up: \(refusal.reason)"
+    case .silent(let budgetNanoseconds):
+      "nothing was heard of the peer for \(budgetNanoseconds / 1_000_000) ms"
     case .flooded: "the peer sends control messages without end"
     }
   }
@@ -41,6 +45,7 @@ public enum LinkFailure: Error, Hashable, Sendable, CustomStringConvertible {
     case .connection(let error): Refusal(.timeout, error.description)
     case .violation(let error): error.refusal
     case .refused(let refusal): refusal
+    case .silent: Refusal(.timeout, description)
     case .flooded: Refusal(.protocolViolation, description)
     }
   }

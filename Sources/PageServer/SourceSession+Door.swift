@@ -29,6 +29,9 @@ extension SourceSession {
 
   func admit(_ arrival: Arrival) {
     guard outcome == nil else { return arrival.connection.shutdown() }
+    if admission.isReturn(arrival.hello) {
+      linkLost(Refusal(.timeout, "the destination has come on a new connection"))
+    }
     do throws(Refusal) {
       let welcome = try admission.admit(arrival.hello, isHandedOff: core.isHandedOff)
       switch arrival.hello.role {
@@ -54,24 +57,36 @@ extension SourceSession {
     do throws(SystemError) {
       let plane = try SourceDataPlane(
         backing: backing, layout: layout, session: core.session,
-        prefetch: configuration.prefetch,
+        prefetch: configuration.prefetch, counters: counters,
+        isReturn: arrival.hello.session != .none,
+        heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds,
         urgentPlacement: configuration.urgentPlacement,
         bulkPlacement: configuration.bulkPlacement)
       try answer(arrival.connection, welcome)
+      // Open before the thread looks: what somebody waits for is asked for at once.
+      if isServing { plane.beginServing() }
+      if isPushing { plane.beginPush() }
       try plane.attachUrgent(arrival.connection)
       self.plane = plane
+      hasJoined = true
     } catch {
       admission.clientLeft(mustReturn: false)
       throw Refusal(.unfit, "the source has no means to serve: \(error)")
     }
-    observer(.joined(peer: arrival.connection.peer.description))
-    ping()
+    let peer = arrival.connection.peer.description
+    if let lost = linkLostAt {
+      let outage = MonotonicClock.now().nanoseconds(since: lost)
+      observer(.restored(peer: peer, outageNanoseconds: outage))
+      linkLostAt = nil
+    } else {
+      observer(.joined(peer: peer))
+    }
     handle(.linkUp(arrival.hello.progress))
   }
 
   private func addBulk(_ connection: Connection, _ welcome: Welcome) throws(Refusal) {
-    guard core.state == .preparing, let plane else {
-      throw Refusal(.session, "bulk connections come before the destination says that it is ready")
+    guard let plane else {
+      throw Refusal(.session, "the link of this bulk connection is lost already")
     }
     do throws(SystemError) {
       try answer(connection, welcome)
@@ -87,16 +102,9 @@ extension SourceSession {
     try? connection.send(welcome.encodedFrame().rawBytes, until: deadline)
   }
 
-  private func ping() {
-    if let number = roundTrip.nextPing(now: MonotonicClock.now()) { send(.ping(sequence: number)) }
-  }
-
   /// What the data plane's threads have to tell.
   func handle(_ notice: SourceNotice) {
     switch notice {
-    case .received(.pong(let number)):
-      roundTrip.pong(number, now: MonotonicClock.now())
-      ping()
     case .received(.ready)
     where admission.bulkCount < Int(configuration.bulkConnectionCount):
       linkLost(
@@ -109,29 +117,23 @@ extension SourceSession {
     }
   }
 
-  /// Before anything was changed another client may come; afterwards this one cannot come back in
-  /// this version, and the core decides what that means.
+  /// Before anything was changed another client may come; afterwards only this one, and what its
+  /// loss means the core decides.
   private func linkLost(_ reason: Refusal) {
-    switch core.state {
-    case .preparing:
-      plane?.stop()
-      plane = nil
-      admission.clientLeft(mustReturn: false)
-      observer(.left(reason))
-      handle(.linkDown(isFinal: false, reason))
-    case .opening, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
-      // The VM stands still: it is let run before anything else is waited for.
-      handle(.linkDown(isFinal: true, reason))
-      plane?.stop()
-    case .handingOff, .handedOff, .serving, .completing, .lingering, .revoking, .recordingResume,
-      .resuming, .awaitingAborted, .finished:
-      // What the destination said last decides what its silence means: RAN, COMPLETE, ABORTED may
-      // have come in behind the end of another connection.
-      plane?.stop()
-      while let notice = plane?.events.take() {
-        if case .received(let message) = notice { handle(SourceEvent.received(message)) }
-      }
-      handle(.linkDown(isFinal: true, reason))
+    guard let plane else { return }
+    // The VM may stand still: nothing is waited for.
+    plane.cut()
+    // What the destination said last decides what its silence means: RAN, COMPLETE, ABORTED may
+    // have come in behind the end of another connection.
+    while let notice = plane.events.take() {
+      if case .received(let message) = notice { handle(SourceEvent.received(message)) }
     }
+    self.plane = nil
+    let hadBegun = core.state != .preparing
+    admission.clientLeft(mustReturn: hadBegun)
+    if hadBegun { linkLostAt = MonotonicClock.now() }
+    handle(.linkDown(isFinal: false, reason))
+    guard outcome == nil else { return }
+    observer(hadBegun ? .lost(reason) : .left(reason))
   }
 }

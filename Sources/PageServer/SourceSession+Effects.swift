@@ -42,10 +42,15 @@ extension SourceSession {
     case .resumeVM: resumeVM()
     case .saveDeviceState: saveDeviceState()
     case .disableVM: disableVM()
-    case .beginServing: plane?.beginServing()
-    case .endServing: plane?.endServing()
-    case .beginPush: plane?.beginPush()
-    case .releaseMemory: plane?.endServing()
+    case .beginServing:
+      isServing = true
+      plane?.beginServing()
+    case .endServing, .releaseMemory:
+      isServing = false
+      plane?.endServing()
+    case .beginPush:
+      isPushing = true
+      plane?.beginPush()
     case .send(let message): send(message)
     case .disconnect(let refusal): disconnect(refusal)
     case .setTimer(let timer, let deadline): timers.set(timer, at: deadline)
@@ -74,7 +79,10 @@ extension SourceSession {
 
   private func disconnect(_ refusal: Refusal) {
     plane?.stop(telling: refusal)
-    pending.append(.linkDown(isFinal: true, refusal))
+    plane = nil
+    admission.clientLeft(mustReturn: true)
+    linkLostAt = MonotonicClock.now()
+    pending.append(.linkDown(isFinal: false, refusal))
   }
 }
 

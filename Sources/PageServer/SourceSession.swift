@@ -29,6 +29,8 @@ public struct SourceConfiguration: Sendable {
   public var directory: StateDirectory
   /// Time limits.
   public var limits: SourceLimits
+  /// How long nothing may be heard of the destination until the link counts as lost.
+  public var heartbeatBudgetNanoseconds: UInt64
   /// Where the urgent thread runs.
   public var urgentPlacement: ThreadPlacement
   /// Where the bulk threads run.
@@ -49,6 +51,7 @@ public struct SourceConfiguration: Sendable {
     prefetch = .bubbling
     bulkConnectionCount = 1
     limits = SourceLimits()
+    heartbeatBudgetNanoseconds = LinkMonitor.defaultBudgetNanoseconds
     urgentPlacement = ThreadPlacement(isUrgent: true)
     bulkPlacement = ThreadPlacement()
   }
@@ -67,6 +70,10 @@ public enum SourceNote: Sendable {
   case joined(peer: String)
   /// The destination left before anything was changed; another may come.
   case left(Refusal)
+  /// The link to the destination is lost after the hand-off; it is awaited again.
+  case lost(Refusal)
+  /// The destination has come back.
+  case restored(peer: String, outageNanoseconds: UInt64)
   /// The core went on.
   case state(SourceState)
   /// A stop was asked for and refused once.
@@ -144,7 +151,13 @@ public final class SourceSession {
   var timers = TimerSet<SourceTimer>()
   var doorkeeper: Doorkeeper?
   var plane: SourceDataPlane?
-  var roundTrip = RoundTripMeter()
+  let counters = SourceCounters()
+  /// What every new link has to be told as well.
+  var isServing = false
+  var isPushing = false
+  var hasJoined = false
+  /// When the link was lost; nil while there is one, or before the first.
+  var linkLostAt: Instant?
   var guest: VMMStatus?
   var outcome: Outcome?
 
@@ -242,7 +255,7 @@ public final class SourceSession {
     SourceProgress(
       state: core.state, elapsedNanoseconds: now.nanoseconds(since: started),
       totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
-      counts: plane?.counts())
+      counts: hasJoined ? counters.counts() : nil)
   }
 
   private func close() -> SourceResult {
@@ -268,8 +281,8 @@ public final class SourceSession {
     return SourceResult(
       outcome: outcome, session: core.session, times: core.times,
       totalNanoseconds: end.nanoseconds(since: started),
-      roundTripNanoseconds: roundTrip.shortestNanoseconds,
+      roundTripNanoseconds: counters.roundTripNanoseconds,
       totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
-      counts: plane?.counts(), guest: guest)
+      counts: hasJoined ? counters.counts() : nil, guest: guest)
   }
 }

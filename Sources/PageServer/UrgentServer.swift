@@ -1,4 +1,5 @@
 internal import Codec
+internal import Migration
 internal import Pages
 internal import System
 internal import Uring
@@ -31,6 +32,7 @@ struct UrgentServer: ~Copyable {
   private var loader: RunLoader
   private var received: PageBuffer
   private var filled = 0
+  private var monitor: LinkMonitor
 
   init(
     _ context: SourceContext, _ connection: Connection, outgoing: Mailbox<OutgoingMessage>,
@@ -46,6 +48,8 @@ struct UrgentServer: ~Copyable {
       from: .destination, on: .urgent, session: context.session, layout: context.layout)
     self.loader = loader
     self.received = received
+    monitor = LinkMonitor(
+      budgetNanoseconds: context.options.heartbeatBudgetNanoseconds, now: MonotonicClock.now())
   }
 
   /// The thread's life: until `stop` is taken out of the queue.
@@ -54,7 +58,10 @@ struct UrgentServer: ~Copyable {
       try serve()
     } catch {
       // Nothing goes out on a connection that failed: the peer is to see its end at once.
-      if case .connection = error { connection.shutdown() }
+      switch error {
+      case .connection, .silent: connection.shutdown()
+      case .violation, .refused, .flooded: break
+      }
       context.linkLost(.urgent, error)
       sendRemaining()
     }
@@ -69,15 +76,27 @@ struct UrgentServer: ~Copyable {
           if case .stop = message { return }
           try send(message)
         }
-      case .readable: try receive()
-      case .deadline: invariantBroken("a wait without a deadline has none")
+      case .readable:
+        try receive()
+        try watchLink()
+      // Nothing waits to be received, so nothing can speak for the peer.
+      case .deadline: try watchLink()
       }
+    }
+  }
+
+  /// Sends a heartbeat that is due; gives up a link on which nothing was heard.
+  private mutating func watchLink() throws(LinkFailure) {
+    switch monitor.tick(now: MonotonicClock.now()) {
+    case .nothing: break
+    case .ping(let sequence): try send(.control(.ping(sequence: sequence)))
+    case .lost: throw .silent(budgetNanoseconds: monitor.budgetNanoseconds)
     }
   }
 
   private func waitForWork() throws(LinkFailure) -> Connection.Wakeup {
     do throws(ConnectionError) {
-      return try connection.waitReadable(or: outgoing.readiness)
+      return try connection.waitReadable(or: outgoing.readiness, until: monitor.nextTick)
     } catch {
       throw .connection(error)
     }
@@ -121,7 +140,7 @@ struct UrgentServer: ~Copyable {
     }
     guard let count else { return }
     let now = MonotonicClock.now()
-    context.counters.heard(at: now)
+    monitor.heard(at: now)
     filled += count
     var start = 0
     while let header = try nextFrame(from: start) {
@@ -160,10 +179,12 @@ struct UrgentServer: ~Copyable {
     } catch {
       throw .violation(error)
     }
-    if case .ping(let sequence) = message {
-      try send(.control(.pong(sequence: sequence)))
-    } else if !context.received(message) {
-      throw .flooded
+    switch message {
+    case .ping(let sequence): try send(.control(.pong(sequence: sequence)))
+    case .pong(let sequence):
+      monitor.pong(sequence, now: now)
+      context.counters.noteRoundTrip(monitor.shortestRoundTripNanoseconds)
+    default: if !context.received(message) { throw .flooded }
     }
   }
 

@@ -123,6 +123,27 @@ public final class Console: Sendable {
     if level == .error { flush() }
   }
 
+  /// Says that the link is lost, and that this ends nothing.
+  public func tellLost(_ reason: String) {
+    tell(
+      .linkLost(reason: reason), .warning,
+      "the link is lost (\(reason)); nothing is lost with it, it is being made again")
+  }
+
+  /// Says that the link is there again.
+  public func tellRestored(address: String, outageNanoseconds: UInt64) {
+    tell(
+      .linkRestored(address: address, outageNanoseconds: outageNanoseconds), .notice,
+      "the link is there again (\(address)) after \(Amounts.duration(nanoseconds: outageNanoseconds))"
+    )
+  }
+
+  private func tell(_ event: ReportEvent, _ level: LogLevel, _ text: String) {
+    guard level >= style.minimumLevel else { return }
+    let line = style.progress == .json ? eventLine(event) : logLine(level, text)
+    state.withLock { state in post(line, .ordinary, &state) }
+  }
+
   /// Says what happened, what both sides hold and what to do: always shown. Blocks as `log` does.
   public func say(_ message: OperatorMessage, level: LogLevel = .error) {
     let line =

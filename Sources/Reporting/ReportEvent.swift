@@ -5,6 +5,10 @@ public enum ReportEvent: Sendable {
   case message(LogLevel, String)
   /// How far it is.
   case progress(ProgressSample)
+  /// Nothing is heard of the other side any more; it is being looked for.
+  case linkLost(reason: String)
+  /// The other side is there again.
+  case linkRestored(address: String, outageNanoseconds: UInt64)
   /// The last line: the whole report.
   case finished(MigrationReport)
 
@@ -19,6 +23,15 @@ public enum ReportEvent: Sendable {
     case .progress(let sample):
       line.event = "progress"
       line.progress = sample
+    case .linkLost(let reason):
+      line.event = "link-lost"
+      line.level = LogLevel.warning.name
+      line.reason = reason
+    case .linkRestored(let address, let outageNanoseconds):
+      line.event = "link-restored"
+      line.level = LogLevel.notice.name
+      line.address = address
+      line.outageNanoseconds = outageNanoseconds
     case .finished(let report):
       line.event = "finished"
       line.report = report
@@ -59,6 +72,9 @@ private struct EventLine: Encodable {
   let time: String
   var level: String?
   var text: String?
+  var reason: String?
+  var address: String?
+  var outageNanoseconds: UInt64?
   var progress: ProgressSample?
   var report: MigrationReport?
 

@@ -78,7 +78,7 @@ public enum Handshake {
 
   /// Says hello on a fresh connection and waits for the welcome.
   public static func introduce(
-    _ hello: Hello, on connection: Connection
+    _ hello: Hello, on connection: Connection, limitNanoseconds: UInt64 = limitNanoseconds
   ) throws(HandshakeError) -> Welcome {
     let deadline = MonotonicClock.now().advanced(byNanoseconds: limitNanoseconds)
     do throws(ConnectionError) {

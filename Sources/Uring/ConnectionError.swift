@@ -12,6 +12,9 @@ public struct ConnectionError: Error, Hashable, Sendable, CustomStringConvertibl
     case shutDownHere
     /// The deadline passed, or the kernel gave up on an unreachable peer (TCP_USER_TIMEOUT).
     case timedOut
+    /// Nothing was heard of the peer for the whole heartbeat budget, though nothing says that the
+    /// connection has ended.
+    case silent
     /// The caller's cancel event was signalled.
     case cancelled
     /// Nobody listens at that address.
@@ -53,6 +56,7 @@ public struct ConnectionError: Error, Hashable, Sendable, CustomStringConvertibl
       case .reset: "the peer reset the connection"
       case .shutDownHere: "the connection was shut down on this side"
       case .timedOut: "no answer in time"
+      case .silent: "nothing was heard of the peer within the heartbeat budget"
       case .cancelled: "cancelled"
       case .refused: "nobody listens there"
       case .unreachable: "the host cannot be reached"

@@ -214,29 +214,52 @@ public struct Ring: ~Copyable, @unchecked Sendable {
   public var unsubmittedCount: Int { Int(unsafe io_uring_sq_ready(ring)) }
 
   /// Hands every queued operation to the kernel and waits until `count` completions are there, all
-  /// in one system call. Returns without any when a signal came first.
-  public mutating func submitAndWait(for count: Int = 1) throws(RingError) {
-    try submit(waitingFor: UInt32(count))
+  /// in one system call. Returns without any when a signal, or the end of `nanoseconds`, came
+  /// first; without a limit it waits for ever.
+  public mutating func submitAndWait(
+    for count: Int = 1, atMost nanoseconds: UInt64? = nil
+  ) throws(RingError) {
+    try submit(waitingFor: UInt32(count), atMost: count == 0 ? nil : nanoseconds)
   }
 
   /// What io_uring_enter may answer:
   /// EINTR: a signal; the caller looks at the completions and comes back. EAGAIN: no memory for a
   /// request, EBUSY: completions overflowed; both clear once the caller reaps. EEXIST, EBADFD: a
   /// bug of ours (wrong thread, not activated). Everything else goes up with its number.
-  private mutating func submit(waitingFor count: UInt32) throws(RingError) {
+  /// ETIME: the time is over.
+  private mutating func submit(
+    waitingFor count: UInt32, atMost nanoseconds: UInt64? = nil
+  ) throws(RingError) {
     var wanted = count
     // Each pass hands over at least one entry, or ends.
     for _ in 0...Self.maximumEntryCount {
-      // unsafe: `ring` is this one's own.
-      let result = unsafe io_uring_submit_and_wait(ring, wanted)
+      let result = enter(waitingFor: wanted, atMost: nanoseconds)
       if result < 0 {
         let errno = Errno(rawValue: -result)
-        if errno == .interrupted || errno == .tryAgain || errno.rawValue == EBUSY { return }
+        if errno == .interrupted || errno == .tryAgain || errno.rawValue == EBUSY
+          || errno.rawValue == ETIME
+        {
+          return
+        }
         throw RingError(operation: .enter, errno: errno)
       }
       if unsafe io_uring_sq_ready(ring) == 0 { return }
       wanted = 0
     }
+  }
+
+  private mutating func enter(waitingFor count: UInt32, atMost nanoseconds: UInt64?) -> Int32 {
+    guard let nanoseconds, count > 0 else {
+      // unsafe: `ring` is this one's own.
+      return unsafe io_uring_submit_and_wait(ring, count)
+    }
+    var limit = __kernel_timespec()
+    limit.tv_sec = Int64(nanoseconds / 1_000_000_000)
+    limit.tv_nsec = Int64(nanoseconds % 1_000_000_000)
+    var completion: UnsafeMutablePointer<io_uring_cqe>? = nil
+    // unsafe: `ring` is this one's own; both local variables live through the call. The completion
+    // stays in the ring: `reap` takes it.
+    return unsafe io_uring_submit_and_wait_timeout(ring, &completion, count, &limit, nil)
   }
 
   /// Moves the completions that are there into the batch, which they replace. Never waits and

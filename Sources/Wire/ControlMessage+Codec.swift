@@ -13,7 +13,7 @@ extension FrameType {
       .abort, .aborted, .ping, .pong, .parked:
       true
     case .hello, .welcome, .refuse, .request, .pages, .zeroPages, .poisonedPages, .zeroMap,
-      .pushFinished, .credit, .deviceState:
+      .pushFinished, .credit, .deviceState, .residentMap:
       false
     }
   }
@@ -108,7 +108,7 @@ extension ControlMessage {
     case .aborted: self = .aborted(epoch: epoch, try Refusal(decoding: payload, at: 8, of: type))
     case .parked: self = .parked(epoch: epoch, try Refusal(decoding: payload, at: 8, of: type))
     case .ping, .pong, .hello, .welcome, .refuse, .request, .pages, .zeroPages, .poisonedPages,
-      .zeroMap, .pushFinished, .credit, .deviceState:
+      .zeroMap, .pushFinished, .credit, .deviceState, .residentMap:
       invariantBroken("every control message has its decoder")
     }
   }

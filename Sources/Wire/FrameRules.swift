@@ -17,7 +17,7 @@ extension FrameType {
     case .request, .pages, .zeroPages, .poisonedPages: true
     case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
       .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .zeroMap, .pushFinished,
-      .credit, .deviceState:
+      .credit, .deviceState, .residentMap:
       false
     }
   }
@@ -27,7 +27,7 @@ extension FrameType {
   public var allowedFlags: FrameFlags {
     switch self {
     case .pages, .zeroPages, .poisonedPages: [.demanded, .hasPayloadChecksum]
-    case .deviceState: [.last, .hasPayloadChecksum]
+    case .deviceState, .residentMap: [.last, .hasPayloadChecksum]
     case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
       .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .request, .zeroMap,
       .pushFinished, .credit:
@@ -55,6 +55,8 @@ extension FrameType {
       WireLimits.zeroMapEntryByteCount...WireLimits.maximumZeroMapRunCount
         * WireLimits.zeroMapEntryByteCount
     case .deviceState: 0...WireLimits.maximumControlPayloadByteCount
+    case .residentMap:
+      WireLimits.residentMapFixedByteCount + 1...WireLimits.maximumResidentMapPayloadByteCount
     }
   }
 
@@ -70,7 +72,7 @@ extension FrameType {
     case .ping, .pong, .parked: role == .urgent
     case .pages, .zeroPages, .poisonedPages: sender == .source
     case .zeroMap, .pushFinished, .deviceState: sender == .source && role == .bulk
-    case .credit: sender == .destination && role == .bulk
+    case .credit, .residentMap: sender == .destination && role == .bulk
     }
   }
 }

@@ -53,6 +53,9 @@ public enum FrameType: UInt8, CaseIterable, Hashable, Sendable {
   case credit = 38
   /// Source to destination, bulk: a piece of the VM's device state; the last one is flagged.
   case deviceState = 39
+  /// Destination to source, bulk, after a reconnect: which pages it needs no more; the last piece
+  /// is flagged, and only then does the push go on.
+  case residentMap = 40
 }
 
 /// Bits of the header's flags byte. An unknown bit ends the session.
@@ -63,7 +66,7 @@ public struct FrameFlags: OptionSet, Hashable, Sendable {
   /// Takes bits as they stand in the header.
   public init(rawValue: UInt8) { self.rawValue = rawValue }
 
-  /// The last frame of a sequence (device state).
+  /// The last frame of a sequence (device state, resident map).
   public static let last = FrameFlags(rawValue: 1)
   /// Pages that were asked for, as opposed to pushed.
   public static let demanded = FrameFlags(rawValue: 2)

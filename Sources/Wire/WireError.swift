@@ -48,6 +48,8 @@ public enum WireField: String, Hashable, Sendable {
   case magic, version, role, progress, mode, bulkConnectionCount, isHandedOff, regionCount
   /// Parts of control messages: the epoch, a time.
   case epoch, nanoseconds
+  /// A run of pages in a resident map, or where its first one starts.
+  case runLength, firstPage
   /// A cumulative grant.
   case credit
   /// The VM's name, or its length.

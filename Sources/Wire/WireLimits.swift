@@ -42,6 +42,11 @@ public enum WireLimits {
   public static let maximumCreditByteCount: UInt64 = 1 << 62
   /// Bytes of one entry of a zero map.
   public static let zeroMapEntryByteCount = 16
+  /// Bytes of a resident map frame before its runs.
+  public static let residentMapFixedByteCount = 8
+  /// Largest payload of a resident map frame: some ten thousand runs, and a quarter of what the
+  /// source has to hold to take frames on a bulk connection.
+  public static let maximumResidentMapPayloadByteCount = 16_384
   /// Bytes of a hello that are the same in all versions: magic and version.
   public static let helloPrefixByteCount = 10
   /// Bytes of a hello before the VM's name.

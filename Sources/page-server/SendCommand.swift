@@ -128,6 +128,8 @@ struct SendCommand: ParsableCommand {
     configuration.mode = mode == .quick ? .quick : .postCopy
     configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
     configuration.bulkConnectionCount = UInt8(bulkConnections)
+    configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
+    configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
     configuration.urgentPlacement.processor = urgentCPU
     configuration.bulkPlacement.processor = bulkCPU
     if mode == .quick {

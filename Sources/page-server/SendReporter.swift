@@ -34,6 +34,9 @@ final class SendReporter {
         .warning,
         "the destination left before anything was changed (\(reason.reason)); the VM runs on here "
           + "and another destination may dial")
+    case .lost(let reason): console.tellLost(reason.reason)
+    case .restored(let peer, let outage):
+      console.tellRestored(address: peer, outageNanoseconds: outage)
     case .state(let state): console.log(.debug, "state: \(state)")
     case .stopRefused(let reason): console.log(.warning, reason.reason)
     case .signalIgnored(let signal): console.log(.debug, "\(signal.name) ends nothing")

@@ -96,6 +96,8 @@ struct ReceiveCommand: ParsableCommand {
       vmName: try common.vmName(), attachPath: attach, frontEnd: try common.frontEnd(vmm),
       sources: try sources(), token: try common.token(), directory: try common.directory())
     configuration.connectNanoseconds = connectTimeout * 1_000_000_000
+    configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
+    configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
     configuration.faultPlacement.processor = faultCPU
     configuration.bulkPlacement.processor = bulkCPU
     return configuration

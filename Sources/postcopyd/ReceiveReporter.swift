@@ -25,9 +25,12 @@ final class ReceiveReporter {
     case .attached(let pid, let regionCount, let pageCount):
       console.log(
         .notice, "the VMM (pid \(pid)) has attached: \(regionCount) regions, \(pageCount) pages")
-    case .dialling(let endpoint, let error):
-      console.log(.notice, "the source does not answer at \(endpoint) yet (\(error)); trying on")
+    case .dialling(let endpoint, let reason):
+      console.log(.notice, "the source does not answer at \(endpoint) yet (\(reason)); trying on")
     case .joined(let endpoint): console.log(.notice, "connected to the source at \(endpoint)")
+    case .lost(let reason): console.tellLost(reason.reason)
+    case .restored(let endpoint, let outage):
+      console.tellRestored(address: "\(endpoint)", outageNanoseconds: outage)
     case .state(let state): console.log(.debug, "state: \(state)")
     case .warning(let text): console.log(.warning, text)
     case .stopRefused(let reason): console.log(.warning, reason.reason)

@@ -82,7 +82,7 @@ struct FaultPathTests {
     #expect(try reader.value() == PageContent.word(1))
     fixture.guest.store(42, page: 1)
     try fixture.source.sendPages(1..<2, isDemanded: true, on: fixture.source.urgent)
-    try awaitPing(fixture)
+    try awaitFaultThread(fixture)
     #expect(fixture.guest.word(page: 1) == 42)
     #expect(fixture.plane.statistics().droppedPageCount == 1)
   }
@@ -212,13 +212,13 @@ struct FaultPathTests {
 }
 
 /// Waits until the plane has handled everything that was sent on the urgent connection before.
-func awaitPing(_ fixture: PlaneFixture) throws {
-  try fixture.source.send(.ping(sequence: 99))
-  _ = try fixture.event { if case .control(.ping) = $0 { true } else { false } }
+func awaitFaultThread(_ fixture: PlaneFixture) throws {
+  try fixture.source.send(.completeAcknowledged(epoch: Epoch(rawValue: 99)))
+  _ = try fixture.event { if case .control(.completeAcknowledged) = $0 { true } else { false } }
 }
 
-/// Waits until a page is in that state, which bulk brings; the state is asked for by pings on the
-/// urgent connection, each of which is a round through the fault thread.
+/// Waits until a page is in that state, which bulk brings: between two looks a message goes through
+/// the fault thread.
 func awaitState(_ state: PageState, page: Int, _ fixture: PlaneFixture) throws {
-  while fixture.plane.state(ofPage: page) != state { try awaitPing(fixture) }
+  while fixture.plane.state(ofPage: page) != state { try awaitFaultThread(fixture) }
 }

@@ -189,7 +189,7 @@ struct LinkTests {
   @Test func aFloodOfControlMessagesIsBounded() throws {
     let fixture = try PlaneFixture()
     for sequence in 0...UInt64(DataPlaneEvents.maximumControlMessageCount) {
-      try fixture.source.send(.ping(sequence: sequence))
+      try fixture.source.send(.go(epoch: Epoch(rawValue: sequence)))
     }
     // No event is taken before the plane has ended the stream.
     #expect(throws: ConnectionError.self) { try drain(fixture.source.urgent, fixture) }

@@ -25,6 +25,8 @@ final class PlaneFixture {
     var bulkCount = 1
     var limitByteCount: Int?
     var features: UserfaultFeatures = [.removeEvents]
+    /// A played source sends no heartbeats.
+    var heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000
   }
 
   init(_ shape: Shape = Shape(), startsFaults: Bool = true) throws {
@@ -40,19 +42,29 @@ final class PlaneFixture {
     let states = MappedPageStates(
       try MemoryMapping(
         anonymousByteCount: Int(memory.document.layout.totalPageCount.rawValue)))
+    plane = try DestinationDataPlane(
+      memory: memory, ledger: PageLedger(fresh: states), session: ScriptedSource.session,
+      heartbeatBudgetNanoseconds: shape.heartbeatBudgetNanoseconds,
+      faultPlacement: ThreadPlacement())
+    source = try Self.link(plane, bulkCount: shape.bulkCount, tellsResidency: false)
+    if startsFaults { plane.startFaults() }
+  }
+
+  /// A new link for the plane; its other ends.
+  static func link(
+    _ plane: DestinationDataPlane, bulkCount: Int, tellsResidency: Bool
+  ) throws -> ScriptedSource {
     let (urgentHere, urgentThere) = try ScriptedSource.pair(.urgent)
     var here: [Connection] = []
     var there: [Connection] = []
-    for _ in 0..<shape.bulkCount {
+    for _ in 0..<bulkCount {
       let (left, right) = try ScriptedSource.pair(.bulk)
       here.append(left)
       there.append(right)
     }
-    source = ScriptedSource(urgent: urgentThere, bulk: there)
-    plane = try DestinationDataPlane(
-      memory: memory, states: states, session: ScriptedSource.session, urgent: urgentHere,
-      bulk: here, faultPlacement: ThreadPlacement())
-    if startsFaults { plane.startFaults() }
+    plane.attachUrgent(urgentHere)
+    try plane.attachBulk(here, tellsResidency: tellsResidency)
+    return ScriptedSource(urgent: urgentThere, bulk: there)
   }
 
   deinit {

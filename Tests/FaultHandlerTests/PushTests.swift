@@ -32,7 +32,7 @@ struct PushTests {
     #expect(try reader.value() == PageContent.word(3))
     // The answer comes all the same, and is dropped.
     try fixture.source.sendPages(3..<4, isDemanded: true, on: fixture.source.urgent)
-    try awaitPing(fixture)
+    try awaitFaultThread(fixture)
     #expect(fixture.plane.statistics().droppedPageCount == 1)
     #expect(fixture.plane.statistics().demandLatency.count == 1)
   }

@@ -65,7 +65,7 @@ struct RemovalTests {
     // The removal wakes the waiter, which faults again and gets zeros.
     #expect(try reader.value() == 0)
     try fixture.source.sendPages(8..<9, isDemanded: true, on: fixture.source.urgent)
-    try awaitPing(fixture)
+    try awaitFaultThread(fixture)
     #expect(guest.word(page: 8) == 0)
   }
 

@@ -110,19 +110,48 @@ final class ScriptedSource: Sendable {
       count: PageCount(pages.count))
   }
 
+  /// nil at the end of the connection; any other failure is a finding.
+  private func nextRequestUntilEnd() -> FrameHeader? {
+    do {
+      return try nextRequest()
+    } catch let error as ConnectionError where error.kind != .failed {
+      return nil
+    } catch {
+      Issue.record("no request could be received: \(error)")
+      return nil
+    }
+  }
+
+  /// The whole resident map, as flat indices of the pages that are not awaited.
+  func residentPages(of pageCount: Int) throws -> Set<Int> {
+    var decoder = ResidentMap.Decoder(totalPageCount: PageCount(pageCount))
+    var resident: Set<Int> = []
+    while !decoder.isComplete {
+      let (header, payload) = try next(on: bulk[0])
+      guard header.type == .residentMap else { continue }
+      try decoder.take(payload.rawBytes, isLast: header.flags.contains(.last)) {
+        resident.formUnion($0)
+      }
+    }
+    return resident
+  }
+
   /// Answers every request with the source's pages until the connection ends.
   func serveRequests(size: PageSize = .small) throws -> GuestThread<Int> {
     try GuestThread { [self] in
       var served = 0
-      while let request = try? nextRequest() {
+      while let request = nextRequestUntilEnd() {
         let start = Int(request.run.start.rawValue)
         let pages = start..<start + Int(request.run.count.rawValue)
         let region = Int(request.run.region.rawValue)
-        guard
-          (try? sendPages(
+        do {
+          try sendPages(
             pages, region: region, size: size, isDemanded: true, sequence: request.sequence,
-            on: urgent)) != nil
-        else { break }
+            on: urgent)
+        } catch {
+          Issue.record("the answer to request \(request.sequence) was not sent: \(error)")
+          break
+        }
         served += pages.count
       }
       return served

@@ -16,11 +16,13 @@ import Testing
 
   @Test func pingsFourTimesInABudget() {
     var monitor = monitor()
-    #expect(monitor.tick(now: instant(0)) == .ping(sequence: 1))
-    #expect(monitor.tick(now: instant(249)) == .nothing)
-    #expect(monitor.nextTick == instant(250))
-    #expect(monitor.tick(now: instant(250)) == .ping(sequence: 2))
-    #expect(monitor.nextTick == instant(500))
+    #expect(monitor.tick(now: instant(24)) == .nothing)
+    #expect(monitor.nextTick == instant(25))
+    #expect(monitor.tick(now: instant(25)) == .ping(sequence: 1))
+    #expect(monitor.tick(now: instant(274)) == .nothing)
+    #expect(monitor.nextTick == instant(275))
+    #expect(monitor.tick(now: instant(275)) == .ping(sequence: 2))
+    #expect(monitor.nextTick == instant(525))
   }
 
   @Test func silenceForABudgetIsALossNotBefore() {
@@ -47,14 +49,14 @@ import Testing
 
   @Test func theShortestRoundTripCountsAndStraysDoNot() {
     var monitor = monitor()
-    _ = monitor.tick(now: instant(0))
-    monitor.pong(7, now: instant(1))
+    _ = monitor.tick(now: instant(100))
+    monitor.pong(7, now: instant(101))
     #expect(monitor.shortestRoundTripNanoseconds == nil)
-    monitor.pong(1, now: instant(3))
-    monitor.pong(1, now: instant(1))
+    monitor.pong(1, now: instant(103))
+    monitor.pong(1, now: instant(101))
     #expect(monitor.shortestRoundTripNanoseconds == 3_000_000)
-    _ = monitor.tick(now: instant(250))
-    monitor.pong(2, now: instant(251))
+    _ = monitor.tick(now: instant(350))
+    monitor.pong(2, now: instant(351))
     #expect(monitor.shortestRoundTripNanoseconds == 1_000_000)
   }
 

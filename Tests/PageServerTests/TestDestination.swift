@@ -54,6 +54,24 @@ final class TestPeer: Sendable {
     try connection.send(message.encodedFrame(session: testSession.shortID))
   }
 
+  /// Tells which pages of the image are here; `isCut` keeps the last frame back.
+  func tellResidency(_ pages: [Range<Int>], of pageCount: Int, isCut: Bool = false) throws {
+    var encoder = ResidentMap.Encoder(session: testSession.shortID)
+    var next = 0
+    func append(to end: Int, isResident: Bool) throws {
+      guard end > next else { return }
+      encoder.append(pageCount: end - next, isResident: isResident)
+      next = end
+      if next < pageCount { try connection.send(encoder.takeFrame(isLast: false)) }
+    }
+    for run in pages {
+      try append(to: run.lowerBound, isResident: false)
+      try append(to: run.upperBound, isResident: true)
+    }
+    try append(to: pageCount, isResident: false)
+    if !isCut { try connection.send(encoder.takeFrame(isLast: true)) }
+  }
+
   func grant(total: Int) throws {
     try connection.send(
       Credit.encodedFrame(total: ByteCount(total), session: testSession.shortID))
@@ -70,14 +88,17 @@ final class TestMigration: Sendable {
 
   init(
     _ backing: any MemoryBacking, layout: ImageLayout? = nil, bulkCount: Int = 1,
-    prefetch: PrefetchKind? = .bubbling, over text: String = "unix:"
+    prefetch: PrefetchKind? = .bubbling, over text: String = "unix:", isReturn: Bool = false,
+    // A played destination sends no heartbeats.
+    heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000
   ) throws {
     let layout = layout ?? backing.naturalLayout
     self.layout = layout
     self.backing = backing
     try backing.validate(layout)
     let plane = try SourceDataPlane(
-      backing: backing, layout: layout, session: testSession, prefetch: prefetch)
+      backing: backing, layout: layout, session: testSession, prefetch: prefetch,
+      isReturn: isReturn, heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds)
     self.plane = plane
     let listener = try Listener(
       text == "unix:" ? .unix(path: temporaryPath("sock")) : Endpoint(parsing: text))

@@ -109,7 +109,7 @@ import Wire
     let fromSourceInBulk: Set<FrameType> = [
       .refuse, .pages, .zeroPages, .poisonedPages, .zeroMap, .pushFinished, .deviceState,
     ]
-    let fromDestinationInBulk: Set<FrameType> = [.refuse, .credit]
+    let fromDestinationInBulk: Set<FrameType> = [.refuse, .credit, .residentMap]
     let table: [(Peer, ConnectionRole, Set<FrameType>)] = [
       (.source, .urgent, fromSource), (.destination, .urgent, fromDestination),
       (.source, .bulk, fromSourceInBulk), (.destination, .bulk, fromDestinationInBulk),

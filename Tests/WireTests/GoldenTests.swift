@@ -175,6 +175,13 @@ import Wire
       010203
       """
     ),
+    (
+      "residentMap",
+      """
+      280500000d0c0b0a00000000000000000c000000000000001640daca775494c2\
+      000000000000000003c80137
+      """
+    ),
   ]
 
   @Test func everyTypeHasAVector() {

@@ -52,6 +52,15 @@ enum Samples {
   static let deviceState: [UInt8] = [1, 2, 3]
 
   /// Every frame in the order of its type's number.
+  /// Pages 3 to 202 of the samples' 258 are here.
+  static let residentMapFrame: [UInt8] = {
+    var encoder = ResidentMap.Encoder(session: shortID)
+    encoder.append(pageCount: 3, isResident: false)
+    encoder.append(pageCount: 200, isResident: true)
+    encoder.append(pageCount: 55, isResident: false)
+    return encoder.takeFrame(isLast: true)
+  }()
+
   static let frames: [[UInt8]] = {
     var frames = [
       hello.encodedFrame(), welcome.encodedFrame(), refusal.encodedFrame(session: 0),
@@ -65,6 +74,7 @@ enum Samples {
       encoded(
         .payload(.deviceState, isLast: true, session: shortID, deviceState.rawBytes))
         + deviceState)
+    frames.append(residentMapFrame)
     return frames
   }()
 }

@@ -1,0 +1,83 @@
+internal import Pages
+internal import Synchronization
+internal import System
+internal import Uring
+
+/// The bulk connections of one link with their threads. A new link has new ones.
+final class BulkLinks: Sendable {
+  /// The link that they belong to.
+  let number: UInt32
+  let connections: [Connection]
+  /// Whether the source has to be told what is here: it may have pushed in vain on an earlier link.
+  let tellsResidency: Bool
+  private let unfinishedPushCount: Atomic<Int>
+  private let hasEnded = Atomic<Bool>(false)
+  private let threads = Lock<[JoinOnce]>([])
+
+  init(number: UInt32, connections: [Connection], tellsResidency: Bool) {
+    self.number = number
+    self.connections = connections
+    self.tellsResidency = tellsResidency
+    unfinishedPushCount = Atomic(connections.count)
+  }
+
+  /// Whether the link is given up: asked by those that retry something.
+  var isOver: Bool { hasEnded.load(ordering: .acquiring) }
+
+  /// One connection has brought everything; true for the last one.
+  func notePushFinished() -> Bool {
+    unfinishedPushCount.subtract(1, ordering: .acquiringAndReleasing).newValue == 0
+  }
+
+  /// Starts one thread for each connection; `nodes` are those of the memory.
+  func start(
+    _ plane: PlaneParts, nodes: [Int], placement: ThreadPlacement
+  ) throws(SystemError) {
+    for position in connections.indices {
+      let installer = OneTimeValue(
+        try BulkInstaller(plane: plane, link: self, position: position))
+      let node = nodes.isEmpty ? nil : nodes[position % nodes.count]
+      let thread = try WorkerThread(name: "postcopy-bulk\(position)", placement: placement) {
+        if let node, placement.processor == nil { NumaNodes.runCurrentThread(onNode: node) }
+        guard var installer = installer.take() else { return }
+        installer.run()
+      }
+      let joinable = JoinOnce(thread)
+      threads.withLock { $0.append(joinable) }
+    }
+  }
+
+  /// Ends the connections and waits for their threads: what they had received is installed or
+  /// dropped when it returns (P3).
+  func stop() {
+    hasEnded.store(true, ordering: .releasing)
+    for connection in connections { connection.shutdown() }
+    let started = threads.withLock { threads in
+      defer { threads = [] }
+      return threads
+    }
+    for thread in started { thread.join() }
+  }
+}
+
+/// A thread in an array: `WorkerThread` itself cannot be copied.
+private final class JoinOnce: Sendable {
+  private let thread: Lock<WorkerThread?>
+
+  init(_ thread: consuming WorkerThread) { self.thread = Lock(consume thread) }
+
+  func join() {
+    let taken: WorkerThread? = thread.withLock { $0.take() }
+    if let taken { taken.join() }
+  }
+}
+
+/// Carries a value that cannot be copied into a new thread, which takes it once.
+final class OneTimeValue<Value: ~Copyable>: @unchecked Sendable {
+  // Written before the thread starts, and taken by the thread: starting it orders the two.
+  private var value: Value?
+
+  init(_ value: consuming Value) { self.value = consume value }
+
+  func take() -> Value? { value.take() }
+}

@@ -1,0 +1,170 @@
+internal import Migration
+internal import Pages
+internal import Session
+internal import System
+internal import Uring
+internal import Wire
+
+/// The connections of one session, all of them welcomed.
+struct SourceLinks: Sendable {
+  let source: Endpoint
+  let urgent: Connection
+  let bulk: [Connection]
+  let welcome: Welcome
+
+  /// Ends them: nobody wants them any more.
+  func shutdown() {
+    urgent.shutdown()
+    for connection in bulk { connection.shutdown() }
+  }
+}
+
+// The link to the source: made, lost, made again.
+extension DestinationSession {
+  /// What a dialler has to say while it goes on.
+  enum DialNews: Sendable {
+    /// Nobody, or the wrong one, is at that address.
+    case failed(Endpoint, String)
+    /// The source does not take us in; it is asked again.
+    case refused(Refusal)
+    /// The source has us again; bulk connections follow.
+    case relinked(Connection, Welcome, Endpoint)
+  }
+
+  /// What came of dialling.
+  enum DialResult: Sendable {
+    /// All connections of the first link.
+    case linked(SourceLinks)
+    /// The bulk connections of a link that was made again.
+    case bulkLinked([Connection])
+    /// Given up, or refused.
+    case ended(Refusal)
+  }
+
+  /// Dials the source, the first time or again.
+  func dial() {
+    guard let vm else { invariantBroken("a source is dialled once a VMM has attached") }
+    cancelDial?.signal()
+    let cancel: WakeEvent
+    do throws(SystemError) { cancel = try WakeEvent() } catch {
+      pending.append(
+        .linkDown(isFinal: true, Refusal(.unfit, "the source is not dialled: \(error)")))
+      return
+    }
+    cancelDial = cancel
+    dialNumber += 1
+    let plan: DialPlan =
+      plane.map {
+        .again(
+          lost: linkLostAt ?? MonotonicClock.now(), roundTripNanoseconds: $0.roundTripNanoseconds,
+          rests: linkWasShort)
+      } ?? .first
+    let dialler = SourceDialler(
+      configuration: configuration, plan: plan, number: dialNumber, regions: vm.layout.regions,
+      session: core.session, epoch: core.epoch, progress: core.progress, cancel: cancel,
+      inputs: inputs)
+    onSetup { .dialled(dialler.run(), dial: dialler.number) }
+  }
+
+  func handle(_ news: DialNews, dial: UInt32) {
+    let isCurrent = dial == dialNumber && outcome == nil
+    switch news {
+    case .failed(let endpoint, let reason):
+      if isCurrent { observer(.dialling(endpoint, reason)) }
+    case .refused(let reason): if isCurrent { handle(.linkRefused(reason)) }
+    case .relinked(let urgent, let welcome, let endpoint):
+      guard isCurrent else { return urgent.shutdown() }
+      relinked(urgent, welcome, endpoint)
+    }
+  }
+
+  func handle(_ result: DialResult, dial: UInt32) {
+    let isCurrent = dial == dialNumber && outcome == nil
+    switch result {
+    case .linked(let links):
+      if isCurrent { linked(links) } else { links.shutdown() }
+    case .bulkLinked(let connections):
+      guard isCurrent, isLinkUp else {
+        for connection in connections { connection.shutdown() }
+        return
+      }
+      attachBulk(connections)
+    case .ended(let reason):
+      if isCurrent { handle(.linkRefused(reason)) }
+    }
+  }
+
+  /// A link that broke within a second will break again: whatever ended it, a peer that breaks the
+  /// protocol for one, is not to keep both hosts busy.
+  private var linkWasShort: Bool {
+    guard let up = linkUpAt, let lost = linkLostAt else { return false }
+    return lost.nanoseconds(since: up) < Self.shortLinkNanoseconds
+  }
+
+  private static let shortLinkNanoseconds: UInt64 = 1_000_000_000
+
+  /// All connections are welcomed: the data plane begins, faults stay parked.
+  private func linked(_ links: SourceLinks) {
+    guard let vm else { invariantBroken("a link belongs to a VMM that has attached") }
+    do throws(Refusal) {
+      guard links.welcome.regions == vm.layout.regions else {
+        throw Refusal(.layout, "the source answered with another memory layout")
+      }
+      mode = links.welcome.mode
+      let plane = try makePlane(vm, links.welcome.session)
+      self.plane = plane
+      plane.attachUrgent(links.urgent)
+      isLinkUp = true
+      linkUpAt = MonotonicClock.now()
+      do throws(DataPlaneError) {
+        try plane.attachBulk(links.bulk, tellsResidency: false)
+      } catch { throw Refusal(.unfit, "\(error)") }
+    } catch {
+      plane?.dropLink()
+      isLinkUp = false
+      links.shutdown()
+      return handle(.linkRefused(error))
+    }
+    observer(.joined(links.source))
+    handle(.linkUp(links.welcome))
+  }
+
+  /// The source has us again: what somebody waits for is asked for before anything else is done.
+  private func relinked(_ urgent: Connection, _ welcome: Welcome, _ endpoint: Endpoint) {
+    guard let plane, let vm else { invariantBroken("a link is made again for a data plane") }
+    guard welcome.regions == vm.layout.regions else {
+      urgent.shutdown()
+      return handle(.linkRefused(Refusal(.layout, "the source answered with another layout")))
+    }
+    mode = welcome.mode
+    plane.attachUrgent(urgent)
+    isLinkUp = true
+    let now = MonotonicClock.now()
+    linkUpAt = now
+    observer(.restored(endpoint, outageNanoseconds: now.nanoseconds(since: linkLostAt ?? now)))
+    linkLostAt = nil
+    handle(.linkUp(welcome))
+  }
+
+  private func attachBulk(_ connections: [Connection]) {
+    do throws(DataPlaneError) {
+      try plane?.attachBulk(connections, tellsResidency: true)
+    } catch {
+      loseLink(Refusal(.unfit, "\(error)"))
+    }
+  }
+
+  /// The link is gone: everything that came on it is installed or dropped before anybody dials
+  /// again. `isFinal`: the source has said all that it will ever say.
+  func loseLink(_ reason: Refusal, isFinal: Bool = false) {
+    guard isLinkUp else { return }
+    isLinkUp = false
+    plane?.dropLink()
+    let now = MonotonicClock.now()
+    linkLostAt = now
+    handle(.linkDown(isFinal: isFinal, reason))
+    guard outcome == nil, !isFinal else { return }
+    observer(.lost(reason))
+    dial()
+  }
+}
