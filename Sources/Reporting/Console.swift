@@ -134,8 +134,8 @@ public final class Console: Sendable {
   public func tellRestored(address: String, outageNanoseconds: UInt64) {
     tell(
       .linkRestored(address: address, outageNanoseconds: outageNanoseconds), .notice,
-      "the link is there again (\(address)) after \(Amounts.duration(nanoseconds: outageNanoseconds))"
-    )
+      "the link is there again (\(address)) after "
+        + Amounts.duration(nanoseconds: outageNanoseconds))
   }
 
   private func tell(_ event: ReportEvent, _ level: LogLevel, _ text: String) {

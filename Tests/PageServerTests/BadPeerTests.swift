@@ -142,7 +142,8 @@ import Wire
 
   @Test func aFloodOfControlMessagesEndsTheLink() throws {
     let migration = try migration()
-    let frame = ControlMessage.complete(epoch: Epoch(rawValue: 1)).encodedFrame(session: testSession.shortID)
+    let frame = ControlMessage.complete(epoch: Epoch(rawValue: 1)).encodedFrame(
+      session: testSession.shortID)
     var bytes: [UInt8] = []
     for _ in 0..<SourceContext.noticeCapacity { bytes += frame }
     try migration.urgent.connection.send(bytes)
