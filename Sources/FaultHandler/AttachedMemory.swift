@@ -14,6 +14,13 @@ public enum DuplicateHolding: Hashable, Sendable {
   case unknown(SystemError)
 }
 
+/// The socket on which a VMM attached; memory that is taken up again has none.
+private final class AttachSocket: Sendable {
+  let stream: DescriptorStream
+
+  init(_ stream: consuming DescriptorStream) { self.stream = stream }
+}
+
 /// A VMM's memory, as it was handed over and checked.
 public struct AttachedMemory: ~Copyable, Sendable {
   /// The door to its missing pages. Never the last duplicate: see `holding`.
@@ -29,7 +36,7 @@ public struct AttachedMemory: ~Copyable, Sendable {
   /// Whether the VMM keeps a duplicate.
   public let holding: DuplicateHolding
   /// The socket: VMMs of the later generations keep it open as long as they live.
-  private let stream: DescriptorStream
+  private let socket: AttachSocket?
 
   init(
     body: [UInt8], userfault: consuming OwnedDescriptor, memoryFile: consuming OwnedDescriptor?,
@@ -52,7 +59,28 @@ public struct AttachedMemory: ~Copyable, Sendable {
     self.memoryKinds = kinds
     self.process = process
     self.holding = holding
-    self.stream = stream
+    socket = AttachSocket(stream)
+  }
+
+  /// The memory of a VMM that an earlier process of ours had attached.
+  init(
+    recovering document: AttachDocument, userfault: consuming OwnedDescriptor,
+    process: consuming ProcessHandle
+  ) throws(AttachError) {
+    guard DescriptorIdentity.isUserfault(userfault.rawValue) else { throw .notUserfault }
+    let pid = process.identity.pid
+    let space = try Self.translating { () throws(SystemError) in
+      try ProcessAddressSpace(pid: pid)
+    }
+    let holding = Self.holding(of: userfault, by: pid)
+    let kinds = try Self.memoryKinds(document, in: space)
+    self.userfault = try Self.adopt(userfault)
+    memoryFile = nil
+    memoryKinds = kinds
+    self.document = document
+    self.process = process
+    self.holding = holding
+    socket = nil
   }
 
   private static func translating<Result: ~Copyable>(
@@ -73,7 +101,7 @@ public struct AttachedMemory: ~Copyable, Sendable {
 
   /// Whether the VMM closed the attach socket. Firecracker up to 1.11 does at once; from 1.12 on it
   /// means that the VMM exited. `process` tells its end for certain.
-  public var isSocketClosed: Bool { stream.hasEnded() }
+  public var isSocketClosed: Bool { socket?.stream.hasEnded() ?? true }
 
   private static func holding(
     of userfault: borrowing OwnedDescriptor, by pid: Int32

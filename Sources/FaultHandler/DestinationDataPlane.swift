@@ -126,6 +126,9 @@ public final class DestinationDataPlane {
   /// what is answered before could be wrong. Saying it again is harmless.
   public func startFaults() { parts.inbox.post(.startFaults) }
 
+  /// Lets everybody who waits fault again: after a restart nobody knows who they are.
+  public func wakeEverybody() { parts.inbox.post(.repeatRequests) }
+
   /// Sends a control message on the urgent connection; false when too many wait already, which
   /// takes a link that has stood still for long.
   public func send(_ message: ControlMessage) -> Bool { parts.inbox.post(message) }

@@ -24,6 +24,7 @@ extension DestinationSession {
       if core.state != before { observer(.state(core.state)) }
       carryOut()
     }
+    if isRecovered, plane == nil { tellJournal() }
   }
 
   /// Carries out the effects of one event, in order.
@@ -37,11 +38,14 @@ extension DestinationSession {
     case .journalLazily(let record):
       // The core has said that losing it costs nothing.
       if let binding { try? journal.appendLazily(record, binding: binding) }
-    case .dial: dial()
+    case .dial: if plane != nil || !isRecovered { dial() }  // Else see `tellJournal`.
     case .discard:
       // Nothing was seeded, so nothing is stale; the core never asks for it without seed rounds.
       pending.append(.discardsApplied)
-    case .beginFaults: plane?.startFaults()
+    case .beginFaults:
+      plane?.startFaults()
+      // Whoever waited when the earlier process died is known to nobody.
+      if isRecovered { plane?.wakeEverybody() }
     case .loadDeviceState: loadDeviceState()
     case .runVM: runVM()
     case .killVM: killVM()
@@ -146,7 +150,11 @@ extension DestinationSession {
   /// has to answer for it. On a thread of its own: a load that waits for a page which never comes
   /// keeps the VMM's thread, and it is the kill that ends the load.
   private func killVM() {
-    guard let vm else { invariantBroken("only a VMM that has attached can be killed") }
+    guard let vm else {
+      invariant(isRecovered, "only a VMM that has attached can be killed")
+      // Gone before this process came.
+      return pending.append(.vmm(.killed))
+    }
     let inputs = inputs
     let isTaken = killWorker.run {
       DestinationSession.tell(.core(.vmm(Self.kill(vm.memory.process))), inputs)

@@ -37,13 +37,15 @@ extension DestinationSession {
     case linked(SourceLinks)
     /// The bulk connections of a link that was made again.
     case bulkLinked([Connection])
+    /// The source has heard what our journal proves.
+    case told
     /// Given up, or refused.
     case ended(Refusal)
   }
 
   /// Dials the source, the first time or again.
   func dial() {
-    guard let vm else { invariantBroken("a source is dialled once a VMM has attached") }
+    invariant(!regions.isEmpty, "a source is dialled once the VM's memory is known")
     cancelDial?.signal()
     let cancel: WakeEvent
     do throws(SystemError) { cancel = try WakeEvent() } catch {
@@ -58,9 +60,9 @@ extension DestinationSession {
         .again(
           lost: linkLostAt ?? MonotonicClock.now(), roundTripNanoseconds: $0.roundTripNanoseconds,
           rests: linkWasShort)
-      } ?? .first
+      } ?? (isRecovered ? .tell : .first)
     let dialler = SourceDialler(
-      configuration: configuration, plan: plan, number: dialNumber, regions: vm.layout.regions,
+      configuration: configuration, plan: plan, number: dialNumber, regions: regions,
       session: core.session, epoch: core.epoch, progress: core.progress, cancel: cancel,
       inputs: inputs)
     onSetup { .dialled(dialler.run(), dial: dialler.number) }
@@ -89,6 +91,9 @@ extension DestinationSession {
         return
       }
       attachBulk(connections)
+    case .told:
+      let reason = Refusal(.session, "the source has been told what this side's journal proves")
+      if isCurrent { handle(.linkDown(isFinal: true, reason)) }
     case .ended(let reason):
       if isCurrent { handle(.linkRefused(reason)) }
     }

@@ -70,6 +70,7 @@ extension DestinationSession {
       if let refusal = decision.refusal(vmName: configuration.vmName.text) { throw refusal }
       self.binding = binding
       self.vm = vm
+      regions = vm.layout.regions
     } catch {
       return refuse(error, vm)
     }
@@ -149,6 +150,7 @@ extension DestinationSession {
       try configuration.directory.prepare(session: session)
       preparedSession = session
     } catch { throw Refusal(.unfit, "\(error)") }
+    try saveAttachment(vm, session)
     do throws(PageStateFileError) {
       states = MappedPageStates(
         try PageStateFile.create(
@@ -156,6 +158,15 @@ extension DestinationSession {
           pageCount: vm.layout.totalPageCount))
     } catch { throw Refusal(.unfit, "\(error)") }
     return try startPlane(vm, PageLedger(fresh: states), session)
+  }
+
+  /// Before the first page: whoever takes the session up has to find the memory again.
+  private func saveAttachment(_ vm: AttachedVM, _ session: SessionID) throws(Refusal) {
+    guard case .held(let number) = vm.memory.holding else { return }
+    do throws(SystemError) {
+      try SavedAttachment(vm.memory, userfaultNumber: number).write(
+        configuration.directory.attachmentPath(of: session))
+    } catch { throw Refusal(.unfit, "\(error)") }
   }
 
   /// Starts the engine over what is known of each page.

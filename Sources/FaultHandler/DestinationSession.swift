@@ -59,6 +59,8 @@ public enum DestinationNote: Sendable {
   case attached(pid: Int32, regionCount: Int, pageCount: UInt64)
   /// The source is dialled; it was not there the last time.
   case dialling(Endpoint, String)
+  /// A session of an earlier process is taken up, and stands there.
+  case recovered(DestinationState)
   /// The source took us in.
   case joined(Endpoint)
   /// The link to the source is lost; it is being dialled again.
@@ -150,9 +152,13 @@ public final class DestinationSession {
   var effects = EffectQueue<DestinationEffect>()
   var pending: [DestinationEvent] = []
   var isDraining = false
+  /// An earlier process began it.
+  var isRecovered = false
   var timers = TimerSet<DestinationTimer>()
   var memoryRetry: Instant?
   var vm: AttachedVM?
+  /// Of its memory, as the source must have it; empty until they are known.
+  var regions: [Region] = []
   var binding: VMBinding?
   var plane: DestinationDataPlane?
   var isLinkUp = false
@@ -216,7 +222,7 @@ public final class DestinationSession {
   }
 
   private func runToOutcome(_ signals: borrowing SignalSource) throws(SystemError) {
-    attach()
+    if isRecovered { startRecovered() } else { attach() }
     var nextProgress = started.advanced(byNanoseconds: Self.progressNanoseconds)
     while outcome == nil {
       try takeSignals(signals)
@@ -248,7 +254,7 @@ public final class DestinationSession {
 
   /// Before a VMM has attached there is nothing that a core would have to decide.
   private func stop() {
-    guard vm == nil else { return handle(.operatorAbort) }
+    guard vm == nil, !isRecovered else { return handle(.operatorAbort) }
     cancelSetup.signal()
     refuse(Refusal(.operatorRequest, "stopped by the operator before a VMM attached"))
   }

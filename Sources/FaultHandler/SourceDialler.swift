@@ -9,6 +9,8 @@ enum DialPlan: Sendable {
   /// The first time: all connections at once, until somebody refuses or `connectNanoseconds` are
   /// over.
   case first
+  /// Only to say what our journal proves: nothing is left here that a link would be for.
+  case tell
   /// After a loss: urgent first, for somebody waits for a page; for ever, whoever refuses. The link
   /// was lost then, and took so long for a round trip. `rests`: it did not last, so the next one is
   /// not tried at once.
@@ -31,6 +33,7 @@ struct SourceDialler: Sendable {
   func run() -> DestinationSession.DialResult {
     switch plan {
     case .first: dialFirst()
+    case .tell: dialToTell()
     case .again(let lost, let roundTrip, let rests):
       rests && rest(nanoseconds: Self.restNanoseconds)
         ? .ended(Self.stopped) : dialAgain(lost, roundTrip)
@@ -75,6 +78,35 @@ struct SourceDialler: Sendable {
     return SourceLinks(
       source: endpoint, urgent: urgent,
       bulk: try joinBulk(endpoint, welcome, within: limit, deadline), welcome: welcome)
+  }
+
+  // MARK: The last word
+
+  /// The hello is the word, the welcome shows that it was heard, and the source's end that it has
+  /// been acted upon: it journals what follows from it before it closes.
+  private func dialToTell() -> DestinationSession.DialResult {
+    while true {
+      for endpoint in configuration.sources {
+        do throws(HandshakeError) {
+          let urgent = try dial(endpoint, .urgent, within: Self.attemptNanoseconds, nil)
+          _ = try Handshake.introduce(hello(.urgent, session), on: urgent)
+          awaitEnd(of: urgent)
+          return .told
+        } catch .connection(let failure) where failure.kind == .cancelled {
+          return .ended(Self.stopped)
+        } catch { tell(.failed(endpoint, error.description)) }
+      }
+      if rest(nanoseconds: Self.restNanoseconds) { return .ended(Self.stopped) }
+    }
+  }
+
+  private func awaitEnd(of connection: Connection) {
+    let deadline = MonotonicClock.now().advanced(byNanoseconds: Self.attemptNanoseconds)
+    // Whatever ends it, the word is said.
+    while (try? connection.waitReadable(or: cancel, until: deadline)) == .readable,
+      (try? connection.receiveAvailable(atMost: 4096)) != nil
+    {}
+    connection.shutdown()
   }
 
   // MARK: After a loss

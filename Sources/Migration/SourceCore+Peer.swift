@@ -23,8 +23,10 @@ extension SourceCore {
       send(.go(epoch: epoch.advanced(by: 1)), into: &effects)
     case (.handedOff, .aborted), (.revoking, .aborted):
       peerAborted(Self.abortedElsewhere, now, into: &effects)
-    case (.handedOff, .goAccepted), (.handedOff, .ran), (.handedOff, .complete),
-      (.serving, .goAccepted), (.serving, .ran), (.serving, .complete), (.completing, .complete):
+    // Its journal proves it: no message could prove more, and its VMM may be gone by now.
+    case (.handedOff, .complete), (.serving, .complete): complete(now, into: &effects)
+    case (.handedOff, .goAccepted), (.handedOff, .ran), (.serving, .goAccepted), (.serving, .ran),
+      (.completing, .complete):
       break  // It says again what we may have missed.
     case (.revoking, .preparing), (.revoking, .prepared): sendAbort(into: &effects)
     case (.lingering, .complete):

@@ -14,6 +14,8 @@ struct SourcePreflight: ~Copyable {
   let listener: Listener
   let epoch: Epoch
   let wasInterrupted: Bool
+  /// Of the session that is taken up; none for a new one.
+  let records: [SourceRecord]
   private var lock: VMLock?
   private var journal: SourceJournal?
 
@@ -35,6 +37,37 @@ struct SourcePreflight: ~Copyable {
     self.listener = listener
     self.epoch = epoch
     self.wasInterrupted = wasInterrupted
+    records = []
+    self.lock = consume lock
+    self.journal = consume journal
+  }
+
+  /// For the session that an earlier process of ours began: its VM, and no other.
+  init(recovering configuration: SourceConfiguration) throws(Refusal) {
+    let name = configuration.vmName
+    let lock = try Self.takeLock(of: name, in: configuration.directory)
+    let journal = try Self.openJournal(of: name, in: configuration.directory)
+    guard let history = journal.histories.last else {
+      throw Refusal(.session, "VM \"\(name.text)\" has no session to go on with")
+    }
+    let backing = try Self.open(configuration.memory)
+    // Its VMM may be gone: it was to be made unable to run.
+    let isAlive = history.binding.vmm?.isAlive ?? true
+    let pid = isAlive ? try Self.vmmProcess(configuration.frontEnd) : nil
+    let found = try Self.binding(name, backing, vmmProcess: pid)
+    guard found.compare(history.binding) != .different else {
+      throw Refusal(
+        .session,
+        "the memory and process that are named are not those of VM \"\(name.text)\" in session "
+          + "\(history.session.text); name the ones that it was sent from")
+    }
+    listener = try Self.listen(at: configuration.endpoint)
+    self.backing = backing
+    image = Self.image(of: backing)
+    binding = history.binding
+    epoch = history.records[0].epoch
+    wasInterrupted = false
+    records = history.records
     self.lock = consume lock
     self.journal = consume journal
   }

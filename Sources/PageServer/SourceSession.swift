@@ -60,6 +60,8 @@ public struct SourceConfiguration: Sendable {
 /// What happens in a session, for whoever watches it. Called on the session's thread: must not
 /// block.
 public enum SourceNote: Sendable {
+  /// A session of an earlier process is taken up, and stands there.
+  case recovered(SourceState)
   /// The destination may dial now.
   case listening(Endpoint)
   /// A connection that does not speak our protocol was closed.
@@ -163,32 +165,46 @@ public final class SourceSession {
 
   /// Checks everything that can be checked before the VM is touched, takes the VM's lock, opens its
   /// journal and the port. A refusal here has changed nothing.
-  public init(
+  public convenience init(
     _ configuration: SourceConfiguration, observer: @escaping (SourceNote) -> Void
   ) throws(Refusal) {
-    var preflight = try SourcePreflight(configuration)
+    let preflight = try SourcePreflight(configuration)
+    let session: SessionID
+    do throws(SystemError) { session = try SessionID.random() } catch {
+      throw Refusal(.unfit, "this host cannot run the session: \(error)")
+    }
+    let wasInterrupted = preflight.wasInterrupted
+    let core = SourceCore(
+      session: session, epoch: preflight.epoch, mode: configuration.mode,
+      limits: configuration.limits)
+    try self.init(configuration, preflight, core, observer: observer)
+    if wasInterrupted { resumeInterrupted() }
+  }
+
+  /// Everything that is opened, around a core that is new or recovered.
+  init(
+    _ configuration: SourceConfiguration, _ checked: consuming SourcePreflight,
+    _ core: SourceCore, observer: @escaping (SourceNote) -> Void
+  ) throws(Refusal) {
+    var preflight = checked
     self.configuration = configuration
     self.observer = observer
+    self.core = core
     backing = preflight.backing
     binding = preflight.binding
     lock = preflight.takeLock()
     journal = preflight.takeJournal()
     listener = preflight.listener
+    admission = Admission(
+      vmName: configuration.vmName.text, session: core.session, epoch: core.epoch,
+      mode: core.mode, bulkConnectionCount: configuration.bulkConnectionCount,
+      image: preflight.image, token: configuration.token)
     do throws(SystemError) {
       inputs = try Mailbox(capacity: Self.inputCapacity)
       vmmWorker = try SerialWorker(name: "vmm", capacity: 8)
-      let session = try SessionID.random()
-      core = SourceCore(
-        session: session, epoch: preflight.epoch, mode: configuration.mode,
-        limits: configuration.limits)
-      admission = Admission(
-        vmName: configuration.vmName.text, session: session, epoch: preflight.epoch,
-        mode: configuration.mode, bulkConnectionCount: configuration.bulkConnectionCount,
-        image: preflight.image, token: configuration.token)
     } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
     }
-    if preflight.wasInterrupted { resumeInterrupted() }
   }
 
   /// Runs the session to its end. `signals` are the operator's.

@@ -46,7 +46,7 @@ public enum StateError: Error, Hashable, Sendable, CustomStringConvertible {
 /// STATE/vms/NAME/source.journal  destination.journal    on disk: survives a reboot
 ///                source.lock     destination.lock
 /// RUN/SESSION-ID/page-state                              on tmpfs: survives our processes only,
-///                control.sock                            as the VM's memory does
+///                attach.json  control.sock               as the VM's memory does
 /// ```
 public struct StateDirectory: Hashable, Sendable {
   /// The durable part.
@@ -123,6 +123,11 @@ public struct StateDirectory: Hashable, Sendable {
     "\(path(of: session))/page-state"
   }
 
+  /// Where a session's VMM has its memory, for a process that takes the session up again.
+  public func attachmentPath(of session: SessionID) -> String {
+    "\(path(of: session))/attach.json"
+  }
+
   /// The control socket of one session.
   public func controlSocketPath(of session: SessionID) -> String {
     "\(path(of: session))/control.sock"
@@ -152,6 +157,7 @@ public struct StateDirectory: Hashable, Sendable {
   public func remove(session: SessionID) throws(StateError) {
     do throws(SystemError) {
       try FileSystem.removeFile(pageStatePath(of: session))
+      try FileSystem.removeFile(attachmentPath(of: session))
       try FileSystem.removeFile(controlSocketPath(of: session))
       try FileSystem.removeDirectory(path(of: session))
     } catch {

@@ -34,6 +34,8 @@ final class SendReporter {
         .warning,
         "the destination left before anything was changed (\(reason.reason)); the VM runs on here "
           + "and another destination may dial")
+    case .recovered(let state):
+      console.log(.notice, "an earlier process's session is taken up: \(state)")
     case .lost(let reason): console.tellLost(reason.reason)
     case .restored(let peer, let outage):
       console.tellRestored(address: peer, outageNanoseconds: outage)

@@ -28,6 +28,8 @@ final class ReceiveReporter {
     case .dialling(let endpoint, let reason):
       console.log(.notice, "the source does not answer at \(endpoint) yet (\(reason)); trying on")
     case .joined(let endpoint): console.log(.notice, "connected to the source at \(endpoint)")
+    case .recovered(let state):
+      console.log(.notice, "an earlier process's session is taken up: \(state)")
     case .lost(let reason): console.tellLost(reason.reason)
     case .restored(let endpoint, let outage):
       console.tellRestored(address: "\(endpoint)", outageNanoseconds: outage)
