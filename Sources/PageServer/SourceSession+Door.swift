@@ -111,6 +111,12 @@ extension SourceSession {
         Refusal(
           .protocolViolation, "the destination is ready before its bulk connections are there"))
     case .received(let message): handle(SourceEvent.received(message))
+    case .linkLost(_, .connection(let error)):
+      // A destination that has read the acknowledgement closes in good order: nobody is left to be
+      // told.
+      linkLost(
+        Refusal(.timeout, error.description),
+        isFinal: core.state == .lingering && error.kind == .closedByPeer)
     case .linkLost(_, let failure): linkLost(failure.refusal)
     case .memoryLost(let error): handle(SourceEvent.memoryLost(Refusal(.memory, "\(error)")))
     case .pushFinished: break
@@ -119,7 +125,7 @@ extension SourceSession {
 
   /// Before anything was changed another client may come; afterwards only this one, and what its
   /// loss means the core decides.
-  private func linkLost(_ reason: Refusal) {
+  private func linkLost(_ reason: Refusal, isFinal: Bool = false) {
     guard let plane else { return }
     // The VM may stand still: nothing is waited for.
     plane.cut()
@@ -132,7 +138,7 @@ extension SourceSession {
     let hadBegun = core.state != .preparing
     admission.clientLeft(mustReturn: hadBegun)
     if hadBegun { linkLostAt = MonotonicClock.now() }
-    handle(.linkDown(isFinal: false, reason))
+    handle(.linkDown(isFinal: isFinal, reason))
     guard outcome == nil else { return }
     observer(hadBegun ? .lost(reason) : .left(reason))
   }
