@@ -121,6 +121,18 @@ int clinux_unix_address(const char *path, struct sockaddr_un *address) {
   return (int)(offsetof(struct sockaddr_un, sun_path) + length + 1);
 }
 
+int clinux_abstract_address(const char *name, struct sockaddr_un *address) {
+  size_t length = strlen(name);
+  if (length >= sizeof address->sun_path) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  memcpy(address->sun_path + 1, name, length);
+  return (int)(offsetof(struct sockaddr_un, sun_path) + 1 + length);
+}
+
 static int trap_exit_code;
 
 static void exit_on_trap(int signal_number) {

@@ -35,13 +35,13 @@ public final class ChildProcess: Sendable {
   public init(
     _ arguments: [String], output: borrowing OwnedDescriptor, error: borrowing OwnedDescriptor
   ) throws(SystemError) {
-    let pid = try Self.spawn(arguments, output.rawValue, error.rawValue)
+    let pid = try ProcessSpawn(output: output.rawValue, error: error.rawValue).start(arguments)
     do throws(SystemError) {
       handle = try ProcessHandle.open(pid: pid)
     } catch {
       // Without a handle nobody could end it later.
       kill(pid, SIGKILL)
-      _ = Self.reap(pid)
+      _ = ProcessSpawn.reap(pid)
       throw error
     }
   }
@@ -50,7 +50,7 @@ public final class ChildProcess: Sendable {
     if ending.withLock({ $0 }) == nil {
       // It exists until we reap it, so the signal meets nobody else.
       try? handle.kill()
-      _ = Self.reap(pid)
+      _ = ProcessSpawn.reap(pid)
     }
   }
 
@@ -61,55 +61,8 @@ public final class ChildProcess: Sendable {
   public func waitForEnd(until deadline: Instant) -> Ending? {
     guard handle.waitUntilEnded(deadline: deadline) else { return nil }
     return ending.withLock { ending in
-      if ending == nil { ending = Self.reap(pid) }
+      if ending == nil { ending = ProcessSpawn.reap(pid) }
       return ending
     }
-  }
-
-  /// The status is there or comes soon: the process has ended or was killed.
-  private static func reap(_ pid: Int32) -> Ending? {
-    var status: Int32 = 0
-    while unsafe waitpid(pid, &status, 0) != pid {
-      // EINTR: again. ECHILD: somebody else reaped it, and only they know how it ended.
-      guard Errno.current == .interrupted else { return nil }
-    }
-    // The macros WIFSIGNALED and WEXITSTATUS, which Swift does not import: wait(2).
-    let signal = status & 0x7F
-    return signal == 0 ? .exited(code: status >> 8 & 0xFF) : .killed(signal: signal)
-  }
-
-  private static func spawn(
-    _ arguments: [String], _ output: Int32, _ error: Int32
-  ) throws(SystemError) -> Int32 {
-    invariant(!arguments.isEmpty, "a program is started by its name")
-    var actions = unsafe posix_spawn_file_actions_t()
-    var attributes = posix_spawnattr_t()
-    unsafe posix_spawn_file_actions_init(&actions)
-    unsafe posix_spawnattr_init(&attributes)
-    defer {
-      unsafe posix_spawn_file_actions_destroy(&actions)
-      unsafe posix_spawnattr_destroy(&attributes)
-    }
-    unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-    unsafe posix_spawn_file_actions_adddup2(&actions, output, 1)
-    unsafe posix_spawn_file_actions_adddup2(&actions, error, 2)
-    unsafe posix_spawn_file_actions_addclosefrom_np(&actions, 3)
-    var none = sigset_t()
-    var all = sigset_t()
-    unsafe sigemptyset(&none)
-    unsafe sigfillset(&all)
-    unsafe posix_spawnattr_setsigmask(&attributes, &none)
-    unsafe posix_spawnattr_setsigdefault(&attributes, &all)
-    unsafe posix_spawnattr_setflags(
-      &attributes, Int16(POSIX_SPAWN_SETSIGMASK) | Int16(POSIX_SPAWN_SETSIGDEF))
-    // unsafe: the strings are ours until they are freed, behind the call that reads them.
-    var strings = unsafe arguments.map { unsafe strdup($0) } + [nil]
-    defer { unsafe strings.withUnsafeBufferPointer { unsafe $0.forEach { unsafe free($0) } } }
-    var pid = pid_t()
-    let result = unsafe posix_spawnp(&pid, arguments[0], &actions, &attributes, &strings, environ)
-    guard result == 0 else {
-      throw SystemError("posix_spawn", arguments[0], Errno(rawValue: result))
-    }
-    return pid
   }
 }

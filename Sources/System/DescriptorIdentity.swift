@@ -8,7 +8,7 @@ public enum DescriptorIdentity {
 
   /// Whether a descriptor of this process is a userfaultfd.
   public static func isUserfault(_ descriptor: Int32) -> Bool {
-    linkTarget("/proc/self/fd/\(descriptor)") == userfaultName
+    FileSystem.linkTarget("/proc/self/fd/\(descriptor)") == userfaultName
   }
 
   /// Whether the process `pid` holds a descriptor of the same open userfaultfd as `descriptor`
@@ -16,19 +16,9 @@ public enum DescriptorIdentity {
   public static func numberOfUserfault(
     _ descriptor: borrowing OwnedDescriptor, heldBy pid: Int32
   ) throws(SystemError) -> Int32? {
-    let directory = "/proc/\(pid)/fd"
     let ownPid = getpid()
-    guard let stream = unsafe opendir(directory) else { throw SystemError("opendir", directory) }
-    // unsafe: opened above, closed here and nowhere else.
-    defer { unsafe closedir(stream) }
-    // unsafe: an entry is valid until the next readdir; its name is copied at once.
-    while let entry = unsafe readdir(stream) {
-      let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) {
-        unsafe $0.withMemoryRebound(to: CChar.self, capacity: 256) { unsafe String(cString: $0) }
-      }
-      guard let number = Int32(name), pid != ownPid || number != descriptor.rawValue,
-        linkTarget("\(directory)/\(name)") == userfaultName
-      else { continue }
+    for number in try userfaultNumbers(of: pid)
+    where pid != ownPid || number != descriptor.rawValue {
       let result = clinux_kcmp_file(ownPid, pid, UInt(descriptor.rawValue), UInt(number))
       if result == 0 { return number }
       // EBADF: the process closed it meanwhile.
@@ -39,12 +29,18 @@ public enum DescriptorIdentity {
     return nil
   }
 
-  private static func linkTarget(_ path: String) -> String? {
-    var buffer = [UInt8](repeating: 0, count: 256)
-    // unsafe: the buffer is as long as the call is told.
-    let count = unsafe buffer.withUnsafeMutableBytes {
-      unsafe readlink(path, $0.baseAddress!.assumingMemoryBound(to: CChar.self), $0.count)
-    }
-    return count < 0 ? nil : String(decoding: buffer[..<count], as: UTF8.self)
+  /// The numbers of all userfaultfds that the process `pid` holds, in ascending order. Needs the
+  /// right to ptrace the process: EACCES otherwise.
+  public static func userfaultNumbers(of pid: Int32) throws(SystemError) -> [Int32] {
+    let directory = "/proc/\(pid)/fd"
+    return try FileSystem.entryNames(ofDirectory: directory).compactMap { name in
+      FileSystem.linkTarget("\(directory)/\(name)") == userfaultName ? Int32(name) : nil
+    }.sorted()
+  }
+
+  /// Whether two descriptors of this process are of one open file. False, too, where the kernel
+  /// does not tell (kcmp(2) may be left out of it).
+  public static func isSameOpenFile(_ left: Int32, _ right: Int32) -> Bool {
+    clinux_kcmp_file(getpid(), getpid(), UInt(left), UInt(right)) == 0
   }
 }

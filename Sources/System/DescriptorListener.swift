@@ -7,6 +7,8 @@ public struct DescriptorListener: ~Copyable, Sendable {
   /// Where it listens.
   public let path: String
   private let descriptor: OwnedDescriptor
+  /// The number to wait on: readable while a peer waits to be accepted. Never close it.
+  public var rawValue: Int32 { descriptor.rawValue }
 
   /// Peers that may wait to be accepted; the one VMM that attaches may try again quickly.
   private static let backlog: Int32 = 8
@@ -87,7 +89,7 @@ public struct DescriptorListener: ~Copyable, Sendable {
 
 /// One end of a connected UNIX socket over which descriptors come.
 public struct DescriptorStream: ~Copyable, Sendable {
-  private let descriptor: OwnedDescriptor
+  let descriptor: OwnedDescriptor
 
   /// Descriptors taken from one message. More than any dialect sends, so that a peer that sends
   /// too many is told so rather than cut short.
@@ -153,14 +155,17 @@ public struct DescriptorStream: ~Copyable, Sendable {
   }
 
   /// The process at the other end when it connected (SO_PEERCRED).
-  public borrowing func peerProcessID() throws(SystemError) -> Int32 {
+  public borrowing func peerProcessID() throws(SystemError) -> Int32 { try peer().processID }
+
+  /// The process and the user at the other end, as they were when it connected or listened.
+  public borrowing func peer() throws(SystemError) -> PeerCredentials {
     var credentials = ucred()
     var length = socklen_t(MemoryLayout<ucred>.size)
     // unsafe: the option is read into a variable of exactly its type.
     let result = unsafe getsockopt(
       descriptor.rawValue, SOL_SOCKET, SO_PEERCRED, &credentials, &length)
     guard result == 0 else { throw SystemError("getsockopt(SO_PEERCRED)") }
-    return credentials.pid
+    return PeerCredentials(processID: credentials.pid, user: credentials.uid)
   }
 
   /// Whether the peer has closed its end. Does not wait.

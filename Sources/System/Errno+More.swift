@@ -13,4 +13,6 @@ extension Errno {
   public static let fileTooLarge = Errno(rawValue: EFBIG)
   /// ENOSYS: the kernel was built without the call.
   public static let notImplemented = Errno(rawValue: ENOSYS)
+  /// EBADMSG: what came is no message of the protocol.
+  public static let badMessage = Errno(rawValue: EBADMSG)
 }

@@ -25,7 +25,7 @@ public struct ProcessHandle: ~Copyable, Sendable {
     return ProcessHandle(identity: identity, descriptor: descriptor)
   }
 
-  private init(identity: ProcessIdentity, descriptor: consuming OwnedDescriptor) {
+  init(identity: ProcessIdentity, descriptor: consuming OwnedDescriptor) {
     self.identity = identity
     self.descriptor = descriptor
   }

@@ -52,5 +52,7 @@ void clinux_exit_on_trap(int exit_code);
 
 /// Fills `address` for a UNIX socket path. The address length, or -1 when the path is too long.
 int clinux_unix_address(const char *path, struct sockaddr_un *address);
+/// The same for a name in the abstract namespace, given without its leading zero.
+int clinux_abstract_address(const char *name, struct sockaddr_un *address);
 
 #endif
