@@ -85,6 +85,7 @@ public final class Console: Sendable {
 
   private struct State {
     var lastProgress: Instant?
+    var lastFollowedProgress: Instant?
     var lastPhase = ""
     /// Messages that found no room since that was last said.
     var droppedCount = 0
@@ -94,29 +95,39 @@ public final class Console: Sendable {
   private let style: ConsoleStyle
   private let writer: ConsoleWriter
   private let timestamp: @Sendable () -> String
+  private let follower: Follower?
   private let state = Lock(State())
 
+  /// Gets every event as the line of `--json`, without its end, whatever the style is: must not
+  /// block.
+  public typealias Follower = @Sendable (String) -> Void
+
   /// Speaks about that VM on the standard streams.
-  public convenience init(vmName: String, style: ConsoleStyle) {
+  public convenience init(
+    vmName: String, style: ConsoleStyle, follower: Follower? = nil
+  ) {
     self.init(
-      vmName: vmName, style: style, timestamp: { WallClock.timestamp() },
+      vmName: vmName, style: style, timestamp: { WallClock.timestamp() }, follower: follower,
       sink: { stream, text in stream.write(text) })
   }
 
   /// Speaks through `sink`; for tests and for daemons.
   public init(
     vmName: String, style: ConsoleStyle, timestamp: @escaping @Sendable () -> String,
-    flushLimitNanoseconds: UInt64 = Console.flushLimitNanoseconds, sink: @escaping Sink
+    flushLimitNanoseconds: UInt64 = Console.flushLimitNanoseconds, follower: Follower? = nil,
+    sink: @escaping Sink
   ) {
     self.vmName = vmName
     self.style = style
     self.timestamp = timestamp
+    self.follower = follower
     writer = ConsoleWriter(flushLimitNanoseconds: flushLimitNanoseconds, sink: sink)
   }
 
   /// Says something once, when it matters enough. Blocks for errors alone: until they are written,
   /// or the flush limit has passed.
   public func log(_ level: LogLevel, _ text: String) {
+    tellFollower(.message(level, text))
     guard level >= style.minimumLevel else { return }
     let priority: ConsoleWriter.Priority = level == .error ? .urgent : .ordinary
     state.withLock { state in post(logLine(level, text), priority, &state) }
@@ -146,6 +157,7 @@ public final class Console: Sendable {
 
   /// Says what happened, what both sides hold and what to do: always shown. Blocks as `log` does.
   public func say(_ message: OperatorMessage, level: LogLevel = .error) {
+    tellFollower(.message(level, message.description))
     let line =
       style.progress == .json
       ? eventLine(.message(level, message.description))
@@ -158,6 +170,14 @@ public final class Console: Sendable {
   /// Call it as often as you like; it never blocks.
   public func show(_ sample: ProgressSample, now: Instant) {
     state.withLock { state in
+      if follower != nil,
+        state.lastFollowedProgress.map({
+          now.nanoseconds(since: $0) >= Self.jsonIntervalNanoseconds
+        }) ?? true
+      {
+        state.lastFollowedProgress = now
+        tellFollower(.progress(sample))
+      }
       let interval: UInt64
       switch style.progress {
       case .none: return
@@ -181,6 +201,7 @@ public final class Console: Sendable {
   /// Prints the report, and waits until everything is written or the flush limit has passed. With
   /// `-q` there is no report: the exit code tells.
   public func finish(_ report: MigrationReport) {
+    tellFollower(.finished(report))
     state.withLock { state in
       switch style.progress {
       case .json: post(eventLine(.finished(report)), .last, &state)
@@ -196,6 +217,26 @@ public final class Console: Sendable {
   /// the lock: others may go on speaking.
   @discardableResult
   func flush() -> Bool { writer.flush() }
+
+  /// Says what another process of the same session said, a line of its events: as it is with
+  /// `--json`, else as if it had been said here. What is no event is shown as it is.
+  public func relay(_ line: String) {
+    if style.progress == .json {
+      return state.withLock { state in
+        post(ConsoleWriter.Line(stream: .output, text: line + "\n"), .ordinary, &state)
+      }
+    }
+    switch ReportEvent(json: line) {
+    case .message(let level, let text): log(level, text)
+    case .progress(let sample): show(sample, now: MonotonicClock.now())
+    case .finished(let report): finish(report)
+    case nil: log(.debug, line)
+    }
+  }
+
+  private func tellFollower(_ event: ReportEvent) {
+    follower?(event.json(vm: vmName, time: timestamp()))
+  }
 
   /// Wide enough for every part of a line.
   private static let plainColumnCount = 200

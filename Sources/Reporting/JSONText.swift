@@ -13,4 +13,9 @@ enum JSONText {
     }
     return String(decoding: line, as: UTF8.self)
   }
+
+  /// A value from its line; nil when it is none.
+  static func value<Value: Decodable>(_ type: Value.Type, of line: String) -> Value? {
+    try? JSONDecoder().decode(type, from: Data(line.utf8))
+  }
 }

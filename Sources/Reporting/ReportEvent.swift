@@ -38,6 +38,22 @@ public enum ReportEvent: Sendable {
     }
     return JSONText.line(of: line)
   }
+
+  /// Reads such a line; nil for what this version does not know.
+  init?(json: String) {
+    guard let line = JSONText.value(EventLine.self, of: json) else { return nil }
+    if let report = line.report {
+      self = .finished(report)
+    } else if let progress = line.progress {
+      self = .progress(progress)
+    } else if let text = line.text,
+      let level = LogLevel.allCases.first(where: { $0.name == line.level })
+    {
+      self = .message(level, text)
+    } else {
+      return nil
+    }
+  }
 }
 
 /// How much a message matters.
@@ -65,11 +81,11 @@ public enum LogLevel: UInt8, CaseIterable, Comparable, Sendable {
   public static func < (left: LogLevel, right: LogLevel) -> Bool { left.rawValue < right.rawValue }
 }
 
-private struct EventLine: Encodable {
-  let version = MigrationReport.currentVersion
+private struct EventLine: Codable {
+  var version = MigrationReport.currentVersion
   var event = ""
-  let vm: String
-  let time: String
+  var vm: String
+  var time: String
   var level: String?
   var text: String?
   var reason: String?
