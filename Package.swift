@@ -92,7 +92,8 @@ let package = Package(
 
     // Executables: options and wiring.
     module(
-      "CommandOptions", ["Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
+      "CommandOptions",
+      ["Migration", "Reporting", "Session", "System", "Uring", "VMM", "Wire", argumentParser]),
     executable(
       "page-server",
       [
@@ -137,7 +138,15 @@ let package = Package(
         "Codec", "CLinux", "CUFFDTestSupport", "Migration", "Pages", "System", "UFFD", "Uring",
         "Wire",
       ]),
-    tests(of: "Session", ["Codec", "UFFD", "Migration", "Pages", "System", "Wire"]),
+    // Real parents, workers and VMMs for the tests of the supervisor.
+    .executableTarget(
+      name: "SessionTestWorker", dependencies: ["Session", "System", "UFFD"],
+      path: "Tests/SessionTestWorker", cSettings: cSettings, swiftSettings: strictSettings),
+    tests(
+      of: "Session",
+      [
+        "CLinux", "Codec", "UFFD", "Migration", "Pages", "SessionTestWorker", "System", "Wire",
+      ]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
     tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
 

@@ -57,6 +57,18 @@ public struct Journal: ~Copyable {
     return Journal(path: path, side: side, scan: scan, slotCount: slotCount, file: file)
   }
 
+  /// The records of a journal that somebody else may be writing, oldest first: nothing is locked,
+  /// cut or made durable. Only for people: what it shows proves nothing.
+  static func read(path: String, side: JournalSide) throws(JournalError) -> [[UInt8]] {
+    let file: OwnedDescriptor
+    do throws(SystemError) {
+      file = try OwnedDescriptor.open(path, flags: O_RDONLY | O_NOFOLLOW)
+    } catch {
+      throw .unavailable(error)
+    }
+    return try JournalScan(try contents(of: file, path: path), side: side, path: path).payloads
+  }
+
   private static func openFile(_ path: String) throws(JournalError) -> OwnedDescriptor {
     do throws(SystemError) {
       return try OwnedDescriptor.open(path, flags: O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)

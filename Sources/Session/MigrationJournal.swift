@@ -47,6 +47,13 @@ public struct MigrationJournal<Record: JournaledRecord>: ~Copyable {
     return MigrationJournal(histories: histories, journal: journal)
   }
 
+  /// What the journal at `path` says, for people: its lock need not be held.
+  public static func read(
+    path: String
+  ) throws(JournalError) -> [SessionHistory<Record>] {
+    try histories(of: try Journal.read(path: path, side: Record.side), path: path)
+  }
+
   private init(histories: [SessionHistory<Record>], journal: consuming Journal) {
     self.histories = histories
     self.journal = journal

@@ -96,7 +96,7 @@ extension SessionHistory where Record == SourceRecord {
   }
 
   /// Whether the last record leaves open what became of the session.
-  fileprivate var endsWithoutAWord: Bool {
+  var endsWithoutAWord: Bool {
     switch records.last {
     case .opened, .resumed, .fenced, .handedOff, .ranAcknowledged, nil: true
     case .completed, .aborted: false

@@ -45,8 +45,10 @@ public enum StateError: Error, Hashable, Sendable, CustomStringConvertible {
 /// ```
 /// STATE/vms/NAME/source.journal  destination.journal    on disk: survives a reboot
 ///                source.lock     destination.lock
+///                source.session  destination.session
 /// RUN/SESSION-ID/page-state                              on tmpfs: survives our processes only,
-///                attach.json  control.sock               as the VM's memory does
+///                attach.json                             as the VM's memory does
+/// RUN/control/HASH.source        HASH.destination        sockets
 /// ```
 public struct StateDirectory: Hashable, Sendable {
   /// The durable part.
@@ -128,11 +130,6 @@ public struct StateDirectory: Hashable, Sendable {
     "\(path(of: session))/attach.json"
   }
 
-  /// The control socket of one session.
-  public func controlSocketPath(of session: SessionID) -> String {
-    "\(path(of: session))/control.sock"
-  }
-
   /// Makes the VM's directory, durably, and checks that nobody else can write into it.
   public func prepare(vm name: VMName) throws(StateError) {
     try Self.makePrivate(statePath)
@@ -158,14 +155,13 @@ public struct StateDirectory: Hashable, Sendable {
     do throws(SystemError) {
       try FileSystem.removeFile(pageStatePath(of: session))
       try FileSystem.removeFile(attachmentPath(of: session))
-      try FileSystem.removeFile(controlSocketPath(of: session))
       try FileSystem.removeDirectory(path(of: session))
     } catch {
       throw .system(error)
     }
   }
 
-  private static func makePrivate(_ path: String) throws(StateError) {
+  static func makePrivate(_ path: String) throws(StateError) {
     let status: FileStatus
     do throws(SystemError) {
       try FileSystem.createDirectories(path, permissions: 0o700)

@@ -37,12 +37,15 @@ public struct VMName: Hashable, Sendable, CustomStringConvertible {
       }
     }
     guard encoded.utf8.count > Self.maximumFileNameByteCount else { return encoded }
-    // FNV-1a: any hash that stays the same for ever will do.
+    return encoded.prefix(Self.maximumFileNameByteCount - 17) + "~" + Self.hash(text)
+  }
+
+  /// 16 digits. FNV-1a: any hash that stays the same for ever will do.
+  static func hash(_ text: String) -> String {
     let hash = text.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) {
       ($0 ^ UInt64($1)) &* 0x100_0000_01B3
     }
-    return encoded.prefix(Self.maximumFileNameByteCount - 17) + "~"
-      + Self.hexadecimal(hash, digitCount: 16)
+    return hexadecimal(hash, digitCount: 16)
   }
 
   /// The name.

@@ -1,0 +1,182 @@
+internal import FoundationEssentials
+internal import Pages
+
+/// What can be asked of a running session over its control socket.
+public enum SessionVerb: String, CaseIterable, Codable, Sendable {
+  /// What it does now.
+  case status
+  /// Stop with everything kept: exit code 12.
+  case park
+  /// Give up: before the hand-over the VM runs on at the source; after it, refused once.
+  case abort
+  /// Be the keeper of this worker, whose own is gone. One end of a channel comes along.
+  case adopt
+  /// From now on, every event as a line, until the connection is closed.
+  case events
+}
+
+/// One line to a session: `{"verb":"status","version":1}`. Unknown keys are ignored.
+public struct SessionRequest: Codable, Hashable, Sendable {
+  /// The protocol's version; others are refused by name.
+  public static let currentVersion = 1
+  /// Bounds a request's line. None that we know needs 64 bytes.
+  public static let maximumLineByteCount = 4096
+
+  /// The version of the protocol that the client speaks.
+  public var version: Int
+  /// What is asked: a `SessionVerb`, or what only a later version knows.
+  public var verb: String
+
+  /// Asks that.
+  public init(_ verb: SessionVerb) {
+    version = Self.currentVersion
+    self.verb = verb.rawValue
+  }
+
+  /// Reads a line; the error is the sentence that the client is told.
+  public static func parse(_ line: [UInt8]) -> Result<SessionVerb, SessionRequestError> {
+    guard let request = try? JSONDecoder().decode(SessionRequest.self, from: Data(line)) else {
+      return .failure(
+        SessionRequestError(
+          reason: "a request is one line such as {\"verb\":\"status\",\"version\":1}"))
+    }
+    guard request.version == currentVersion else {
+      return .failure(
+        SessionRequestError(
+          reason: "version \(request.version) is not spoken here, but \(currentVersion)"))
+    }
+    guard let verb = SessionVerb(rawValue: request.verb) else {
+      let known = SessionVerb.allCases.map(\.rawValue).joined(separator: ", ")
+      return .failure(
+        SessionRequestError(reason: "there is no verb \"\(request.verb)\", but \(known)"))
+    }
+    return .success(verb)
+  }
+
+  /// The line, with its end.
+  public var line: [UInt8] { ControlLine.bytes(of: self) }
+}
+
+/// Why a request cannot be answered with what it asks for.
+public struct SessionRequestError: Error, Hashable, Sendable {
+  /// One sentence for the client.
+  public var reason: String
+}
+
+/// What a session does, for whoever asks.
+public struct SessionStatus: Codable, Hashable, Sendable {
+  /// The VM's name.
+  public var vm: String
+  /// "source" or "destination".
+  public var side: String
+  /// The session's id, once there is one.
+  public var session: String?
+  /// The source's epoch before the hand-off, once there is a session.
+  public var epoch: UInt64?
+  /// Where the core stands.
+  public var state: String
+  /// Whether the peer is connected.
+  public var isLinked: Bool
+  /// Pages of the image; 0 while it is not known.
+  public var totalPageCount: UInt64
+  /// Pages that need no more work.
+  public var settledPageCount: UInt64
+  /// Nanoseconds since this process took the session up.
+  public var elapsedNanoseconds: UInt64
+
+  /// A session of which nothing but its VM and side is known.
+  public init(vmName: VMName, side: JournalSide, state: String) {
+    vm = vmName.text
+    self.side = side.name
+    self.state = state
+    isLinked = false
+    totalPageCount = 0
+    settledPageCount = 0
+    elapsedNanoseconds = 0
+  }
+}
+
+/// One line from a session. Within a version, keys are only added.
+public struct SessionAnswer: Codable, Hashable, Sendable {
+  /// Bounds an answer's or an event's line; a report is the longest, with a few kilobytes.
+  public static let maximumLineByteCount = 1 << 18
+
+  /// The version of the protocol that the session speaks.
+  public var version: Int
+  /// Whether it was done, or, for `park` and `abort`, passed on to the session: what becomes of it
+  /// the events tell.
+  public var ok: Bool
+  /// Why not.
+  public var error: String?
+  /// The answer to `status`.
+  public var status: SessionStatus?
+
+  /// Done.
+  public static func done(_ status: SessionStatus? = nil) -> SessionAnswer {
+    SessionAnswer(
+      version: SessionRequest.currentVersion, ok: true, error: nil, status: status)
+  }
+
+  /// Not done, for that reason.
+  public static func failed(_ reason: String) -> SessionAnswer {
+    SessionAnswer(version: SessionRequest.currentVersion, ok: false, error: reason, status: nil)
+  }
+
+  /// Reads a line; nil when it is no answer.
+  public init?(line: [UInt8]) {
+    guard let answer = try? JSONDecoder().decode(SessionAnswer.self, from: Data(line)) else {
+      return nil
+    }
+    self = answer
+  }
+
+  private init(version: Int, ok: Bool, error: String?, status: SessionStatus?) {
+    self.version = version
+    self.ok = ok
+    self.error = error
+    self.status = status
+  }
+
+  /// The line, with its end.
+  public var line: [UInt8] { ControlLine.bytes(of: self) }
+}
+
+/// Values of ours as one line of JSON.
+enum ControlLine {
+  static func bytes<Value: Encodable>(of value: Value) -> [UInt8] {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+    guard let line = try? encoder.encode(value) else {
+      // Our own types of strings, numbers and claims: they can all be encoded.
+      invariantBroken("a line of the control socket can be written as JSON")
+    }
+    return Array(line) + [0x0A]
+  }
+}
+
+/// Cuts a stream into lines. Bounded: a longer line is an error and the stream of no use.
+struct LineSplitter {
+  let maximumByteCount: Int
+  private var unread: [UInt8] = []
+
+  init(maximumByteCount: Int) { self.maximumByteCount = maximumByteCount }
+
+  /// False when a line is too long; nothing is kept then.
+  mutating func append(_ bytes: ArraySlice<UInt8>) -> Bool {
+    unread.append(contentsOf: bytes)
+    let tail = unread.lastIndex(of: 0x0A).map { unread.count - $0 - 1 } ?? unread.count
+    guard tail <= maximumByteCount else {
+      unread = []
+      return false
+    }
+    return true
+  }
+
+  /// The next whole line, without its end.
+  mutating func next() -> [UInt8]? {
+    guard let end = unread.firstIndex(of: 0x0A) else { return nil }
+    let line = Array(unread[..<end])
+    unread.removeFirst(end + 1)
+    return line
+  }
+}

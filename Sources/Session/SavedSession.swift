@@ -1,0 +1,171 @@
+internal import FoundationEssentials
+internal import Glibc
+internal import Pages
+public import System
+public import Wire
+
+/// One life of one process, as it is saved.
+public struct SavedProcess: Codable, Hashable, Sendable {
+  /// The process id.
+  public var pid: Int32
+  /// When it started, in clock ticks since boot.
+  public var startTicks: UInt64
+
+  /// That process.
+  public init(_ identity: ProcessIdentity) {
+    pid = identity.pid
+    startTicks = identity.startTicks
+  }
+
+  /// That process.
+  public var identity: ProcessIdentity { ProcessIdentity(pid: pid, startTicks: startTicks) }
+}
+
+/// A region of the memory that a VMM has handed over, as it is saved: in the order of the image.
+public struct SavedRegion: Codable, Hashable, Sendable {
+  /// Where it starts in the VMM's address space.
+  public var hostAddress: UInt64
+  /// Where it starts in the image.
+  public var imageOffset: UInt64
+  /// Its length.
+  public var byteCount: UInt64
+  /// The bytes of a page.
+  public var pageByteCount: UInt32
+  /// Whether the memory is shared (memfd, tmpfs); private and anonymous otherwise.
+  public var isShared: Bool
+
+  /// A region with all its marks.
+  public init(
+    hostAddress: UInt64, imageOffset: UInt64, byteCount: UInt64, pageByteCount: UInt32,
+    isShared: Bool
+  ) {
+    self.hostAddress = hostAddress
+    self.imageOffset = imageOffset
+    self.byteCount = byteCount
+    self.pageByteCount = pageByteCount
+    self.isShared = isShared
+  }
+}
+
+/// What a new process needs to go on with a session where all of ours died: the command's options
+/// and what the VMM has said once. Names of files, never a secret.
+public struct SavedSession: Codable, Hashable, Sendable {
+  /// The version of the file; another one is not read.
+  public static let currentVersion = 1
+
+  /// The version that wrote it.
+  public var version: Int
+  /// The VM's name.
+  public var vm: String
+  /// "source" or "destination".
+  public var side: String
+  /// The boot in which it was written: processes and memory mean nothing in another one.
+  public var boot: String
+  /// The options of the command as they were given, without the verb.
+  public var arguments: [String]
+  /// Where relative paths among them begin.
+  public var workingDirectory: String
+  /// The session's id in its written form, once the source has named it.
+  public var session: String?
+  /// The parent of the worker that wrote it: it keeps descriptors as long as it lives.
+  public var parent: SavedProcess?
+  /// The VMM, once it has attached or was found.
+  public var vmm: SavedProcess?
+  /// The number under which the VMM holds its own duplicate of the userfaultfd.
+  public var userfaultNumber: Int32?
+  /// The VMM's memory, once it has attached; empty at a source.
+  public var regions: [SavedRegion]
+
+  /// A session that has just begun.
+  public init(
+    vmName: VMName, side: JournalSide, boot: BootID, arguments: [String],
+    workingDirectory: String
+  ) {
+    version = Self.currentVersion
+    vm = vmName.text
+    self.side = side.name
+    self.boot = boot.text
+    self.arguments = arguments
+    self.workingDirectory = workingDirectory
+    regions = []
+  }
+
+  /// The session's id.
+  public var sessionID: SessionID? {
+    get { session.flatMap { SessionID(text: $0) } }
+    set { session = newValue?.text }
+  }
+}
+
+/// Why a saved session cannot be used.
+public enum SavedSessionError: Error, Hashable, Sendable, CustomStringConvertible {
+  /// There is none: no session of this VM was begun here, or it has ended.
+  case none(path: String)
+  /// It cannot be read or written.
+  case system(SystemError)
+  /// Its directory, or that of its control socket, cannot be used.
+  case state(StateError)
+  /// Others may have written it.
+  case notPrivate(path: String)
+  /// It is no saved session of this version.
+  case notUnderstood(path: String)
+  /// It is of another VM, whose name has the same short form.
+  case foreign(path: String, vmName: String)
+  /// It was written before the host was booted: the VM's memory is gone.
+  case otherBoot(path: String)
+
+  /// One message.
+  public var description: String {
+    switch self {
+    case .none(let path): "no session is saved in \(path): none was begun, or it has ended"
+    case .system(let error): "the saved session cannot be used: \(error)"
+    case .state(let error): "\(error)"
+    case .notPrivate(let path):
+      "the saved session \(path) belongs to, or may be written by, another user"
+    case .notUnderstood(let path):
+      "\(path) is no saved session of this version of the program; say all options again"
+    case .foreign(let path, let vmName): "\(path) is of VM \"\(vmName)\""
+    case .otherBoot(let path):
+      "the session in \(path) was before this host was booted: what was in memory is gone"
+    }
+  }
+}
+
+/// The file of a saved session: mode 0600, replaced whole.
+public enum SavedSessionFile {
+  /// Above a thousand regions with all their marks.
+  static let maximumByteCount = 1 << 20
+
+  /// Reads and checks the file of that VM and side. `boot` is the present one; nil when only the
+  /// options are wanted.
+  public static func read(
+    _ path: String, vmName: VMName, side: JournalSide, boot: BootID?
+  ) throws(SavedSessionError) -> SavedSession {
+    let status: FileStatus
+    let bytes: [UInt8]
+    do throws(SystemError) {
+      let file = try OwnedDescriptor.open(path, flags: O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+      status = try FileStatus.of(file)
+      bytes = try file.read(byteCount: maximumByteCount + 1, atOffset: 0, operand: path)
+    } catch {
+      throw error.errno == .noSuchEntry ? .none(path: path) : .system(error)
+    }
+    guard status.ownerUser == geteuid() || status.ownerUser == 0, status.permissions & 0o022 == 0
+    else { throw .notPrivate(path: path) }
+    guard bytes.count <= maximumByteCount,
+      let saved = try? JSONDecoder().decode(SavedSession.self, from: Data(bytes)),
+      saved.version == SavedSession.currentVersion, saved.side == side.name
+    else { throw .notUnderstood(path: path) }
+    guard saved.vm == vmName.text else { throw .foreign(path: path, vmName: saved.vm) }
+    if let boot, saved.boot != boot.text { throw .otherBoot(path: path) }
+    return saved
+  }
+
+  static func write(_ saved: SavedSession, to path: String) throws(SavedSessionError) {
+    do throws(SystemError) {
+      try FileSystem.replaceFile(path, with: ControlLine.bytes(of: saved), permissions: 0o600)
+    } catch {
+      throw .system(error)
+    }
+  }
+}
