@@ -65,6 +65,10 @@ public struct CommonOptions: ParsableArguments {
   @Flag(name: .shortAndLong, help: "Say nothing but errors; no progress line, no report.")
   public var quiet = false
 
+  /// Set for the worker of a parent process: the descriptor of the channel between them.
+  @Option(help: .hidden)
+  public var keeperChannel: Int32?
+
   /// For ArgumentParser.
   public init() {}
 
@@ -103,11 +107,25 @@ extension CommonOptions {
     do { return try VMName(vm) } catch { throw ValidationError("--vm: \(error)") }
   }
 
-  /// Where messages, progress and the report go.
-  public func console() -> Console {
-    Console(
-      vmName: vm,
-      style: .ofThisProcess(isQuiet: quiet, isVerbose: verbose, isJSON: json))
+  /// Where messages, progress and the report go; `context` is that of a worker, whose followers
+  /// hear it too.
+  public func console(for context: WorkerContext? = nil) -> Console {
+    var follower: Console.Follower?
+    if let context { follower = { line in context.publish(line) } }
+    return Console(
+      vmName: vm, style: .ofThisProcess(isQuiet: quiet, isVerbose: verbose, isJSON: json),
+      follower: follower)
+  }
+
+  /// The context of a worker; nil in the process that an operator starts, which is its parent.
+  public func workerContext() throws(Refusal) -> WorkerContext? {
+    guard let keeperChannel else { return nil }
+    do throws(SystemError) {
+      // Without the verb in front and the channel behind, both of our own making.
+      return WorkerContext(
+        keeper: try KeeperClient(inheritedNumber: keeperChannel),
+        arguments: Array(CommandLine.arguments.dropFirst(2).dropLast(2)))
+    } catch { throw Refusal(.internalError, "the parent's channel cannot be used: \(error)") }
   }
 
   /// Where journals are kept.

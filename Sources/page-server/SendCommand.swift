@@ -105,18 +105,36 @@ struct SendCommand: ParsableCommand {
     BugExit.install()
     // Before any thread: they inherit what is blocked.
     let signals = try SignalSource()
-    let reporter = SendReporter(vmName: common.vm, mode: mode.rawValue, console: common.console())
+    guard let context = try common.workerContext() else {
+      throw try ParentProcess(options: common, side: .source).run(signals: signals)
+    }
+    throw try work(context, signals: signals)
+  }
+
+  /// The worker's part: the session.
+  private func work(
+    _ context: WorkerContext, signals: borrowing SignalSource
+  ) throws -> ExitCode {
+    let reporter = SendReporter(
+      vmName: common.vm, mode: mode.rawValue, console: common.console(for: context))
     do {
       let session = try SourceSession(try configuration(), observer: reporter.note)
       let result = try session.run(signals: signals)
       reporter.finish(result)
-      throw ExitCode(result.outcome.ending.exitCode)
+      let ending = result.outcome.ending
+      // The session still holds the VM's lock.
+      withExtendedLifetime(session) {
+        context.end(exitCode: ending.exitCode, isOver: ending != .parked)
+      }
+      return ExitCode(ending.exitCode)
     } catch let refusal as Refusal {
-      throw ExitCode(reporter.finish(refusal))
+      let exitCode = reporter.finish(refusal)
+      context.end(exitCode: exitCode, isOver: false)
+      return ExitCode(exitCode)
     } catch let error as SystemError {
       // The session's own loop met what no kernel does to a sound program.
       reporter.fail(error)
-      throw ExitCode(BugExit.code)
+      return ExitCode(BugExit.code)
     }
   }
 

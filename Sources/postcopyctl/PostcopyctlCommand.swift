@@ -8,9 +8,12 @@ import System
 struct PostcopyctlCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "postcopyctl",
-    abstract: "Prepare hosts for migrations.",
+    abstract: "Prepare hosts for migrations, and look after those that run.",
     version: Release.version,
-    subcommands: [TokenCommand.self, DoctorCommand.self])
+    subcommands: [
+      TokenCommand.self, DoctorCommand.self, ListCommand.self, StatusCommand.self,
+      ParkCommand.self, AbortCommand.self,
+    ])
 }
 
 /// `postcopyctl token`: makes a session's secret.

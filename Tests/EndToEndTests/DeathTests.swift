@@ -42,7 +42,7 @@ extension EndToEnd {
       let migration = try Migration()
       try migration.startAndHoldInLoad()
       let first = try #require(migration.server)
-      try first.signal(SIGKILL)
+      try first.kill()
       #expect(try first.program.end() == .killed(signal: SIGKILL))
       try migration.receiver?.expectEnd("aborted", exitCode: 11, destination: Phrase.killed)
       #expect(try migration.destination?.program.end() == .killed(signal: SIGKILL))
@@ -59,7 +59,7 @@ extension EndToEnd {
       let migration = try Migration()
       try migration.startAndHoldInLoad()
       let first = try #require(migration.receiver)
-      try first.signal(SIGKILL)
+      try first.kill()
       #expect(try first.program.end() == .killed(signal: SIGKILL))
       try migration.server?.expectEnd("aborted", exitCode: 11, source: Phrase.runs)
       try migration.source.expectRunsAndVerifies()
@@ -75,7 +75,7 @@ extension EndToEnd {
     func serverAfterGo() throws {
       let migration = try Migration(Migration.slow, Plan(prefetch: "none"))
       try migration.startUntilRunning()
-      try migration.server?.signal(SIGKILL)
+      try migration.server?.kill()
       _ = try migration.server?.program.end()
       try migration.receiver?.expectEnd(
         "parked", exitCode: 12, source: Phrase.stopped, destination: Phrase.runs)
@@ -87,7 +87,7 @@ extension EndToEnd {
     func receiverAfterGo() throws {
       let migration = try Migration(Migration.slow, Plan(prefetch: "none"))
       try migration.startUntilRunning()
-      try migration.receiver?.signal(SIGKILL)
+      try migration.receiver?.kill()
       _ = try migration.receiver?.program.end()
       try migration.expectServerParked()
       try migration.expectGuestWaits()

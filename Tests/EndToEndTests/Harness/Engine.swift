@@ -53,6 +53,16 @@ final class Engine {
 
   func signal(_ signal: Int32) throws { try program.process.send(signal: signal) }
 
+  /// Ends both of its processes at once: the parent, so that nobody starts another worker, and the
+  /// worker.
+  func kill() throws {
+    let said = try waitFor("worker: pid ")
+    let pid = try #require(said.split(separator: " ").last.flatMap { Int32($0) })
+    let worker = try ProcessHandle.open(pid: pid)
+    try program.process.send(signal: SIGKILL)
+    try worker.kill()
+  }
+
   /// The session that it has reported, once it has ended.
   var session: String? {
     program.lines.compactMap(Self.event).last { $0.event == "finished" }?.report?.session

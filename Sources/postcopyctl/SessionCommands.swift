@@ -1,0 +1,127 @@
+import ArgumentParser
+import CommandOptions
+import Session
+import System
+
+/// `postcopyctl list`: what this host knows of its VMs' migrations.
+struct ListCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "list",
+    abstract: "List the VMs that were moved from or to this host, and how that stands.")
+
+  @OptionGroup var place: StateDirectoryOptions
+
+  @Flag(help: "One JSON object a line.")
+  var json = false
+
+  func run() throws { try Overview.show(place, json: json) { _ in true } }
+}
+
+/// `postcopyctl status`: what sessions do now.
+struct StatusCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "status",
+    abstract: "Say what the sessions of this host, or of one VM, do now.",
+    discussion: """
+      Without --vm: the sessions that a process has or that are not finished. With it: that VM's \
+      last session on each side, whatever became of it; exit code 1 when there is none.
+      """)
+
+  @Option(help: ArgumentHelp("One VM alone.", valueName: "name"))
+  var vm: String?
+
+  @OptionGroup var place: StateDirectoryOptions
+
+  @Flag(help: "One JSON object a line.")
+  var json = false
+
+  func run() throws {
+    let vm = vm
+    let count = try Overview.show(place, json: json) { overview in
+      if let vm { return overview.vmName == vm }
+      return overview.isUnfinished || overview.status != nil
+    }
+    if let vm, count == 0 {
+      StandardStream.error.write("postcopyctl: no session of VM \(vm) is known here\n")
+      throw ExitCode(1)
+    }
+  }
+}
+
+/// `postcopyctl park` and `abort`: asks a session to stop.
+struct ParkCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "park",
+    abstract: "Stop a VM's session with everything kept; it can be gone on with later.")
+
+  @OptionGroup var place: VMPlaceOptions
+
+  func validate() throws { _ = try place.vmName() }
+
+  func run() throws { try SessionAsking.ask(.park, place) }
+}
+
+/// See `ParkCommand`.
+struct AbortCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "abort",
+    abstract: "Give a VM's migration up.",
+    discussion: """
+      Before the hand-over the VM runs on at the source. After it, the first request is refused \
+      with what remains, and the second parks, as by SIGTERM. What becomes of it the session's \
+      own output tells.
+      """)
+
+  @OptionGroup var place: VMPlaceOptions
+
+  func validate() throws { _ = try place.vmName() }
+
+  func run() throws { try SessionAsking.ask(.abort, place) }
+}
+
+/// What is printed about sessions.
+private enum Overview {
+  /// Prints those that are wanted; how many they are.
+  @discardableResult
+  static func show(
+    _ place: StateDirectoryOptions, json: Bool, where isWanted: (SessionOverview) -> Bool
+  ) throws -> Int {
+    do throws(StateError) {
+      let (overviews, problems) = try SessionOverview.all(in: try place.directory())
+      let wanted = overviews.filter(isWanted)
+      for overview in wanted {
+        StandardStream.output.write((json ? overview.json : overview.line) + "\n")
+      }
+      for problem in problems { StandardStream.error.write("postcopyctl: \(problem)\n") }
+      return wanted.count
+    } catch {
+      StandardStream.error.write("postcopyctl: \(error)\n")
+      throw ExitCode(1)
+    }
+  }
+}
+
+/// Asks the living sessions of a VM, of both sides when this host has both.
+private enum SessionAsking {
+  static func ask(_ verb: SessionVerb, _ place: VMPlaceOptions) throws {
+    let name = try place.vmName()
+    var askedCount = 0
+    var problems: [String] = []
+    do throws(StateError) {
+      let directory = try place.directory()
+      for side in JournalSide.allCases {
+        do throws(ControlSocketError) {
+          let path = directory.controlSocketPath(ofVM: name, side: side)
+          try ControlSocketClient(path: path).ask(verb)
+          askedCount += 1
+          StandardStream.output.write("VM \(name) (\(side.name)): asked to \(verb.rawValue)\n")
+        } catch {
+          if !error.isNobodyThere { problems.append("VM \(name) (\(side.name)): \(error)") }
+        }
+      }
+    } catch { problems.append("\(error)") }
+    if askedCount == 0, problems.isEmpty { problems = ["no process has a session of VM \(name)"] }
+    for problem in problems { StandardStream.error.write("postcopyctl: \(problem)\n") }
+    if !problems.isEmpty { throw ExitCode(1) }
+  }
+}
