@@ -44,6 +44,8 @@ let package = Package(
     .systemLibrary(
       name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
     .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
+    .systemLibrary(
+      name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
     .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
 
     // Pure: no system call, clock, thread or randomness.
@@ -57,7 +59,7 @@ let package = Package(
     // Doors to the kernel.
     module("System", ["CLinux", "CNuma", "Pages"]),
     module("UFFD", ["CLinux", "Pages", "System"]),
-    module("Uring", ["CLiburing", "CLinux", "Pages", "System"]),
+    module("Uring", ["CLiburing", "CLinux", "COpenSSL", "Pages", "System"]),
     module("VMM", ["Pages", "System"]),
 
     // Engines.
@@ -131,6 +133,7 @@ let package = Package(
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
+    tests(of: "Uring", ["CLinux", "COpenSSL", "Pages", "System"]),
     tests(of: "PageServer", ["CLinux", "Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
     tests(
       of: "FaultHandler",

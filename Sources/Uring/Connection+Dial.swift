@@ -5,15 +5,21 @@ public import System
 
 extension Connection {
   /// Connects to `endpoint`, trying each address of a name in turn until one answers or the
-  /// deadline passes; the error is that of the last one tried. `cancel` ends the wait.
+  /// deadline passes; the error is that of the last one tried. `cancel` ends the wait. With `tls`
+  /// the handshake is part of it, but for a UNIX socket, which needs none.
   public static func dial(
-    _ endpoint: Endpoint, purpose: Purpose, until deadline: Instant, cancel: WakeEvent? = nil
+    _ endpoint: Endpoint, purpose: Purpose, tls: TLSContext? = nil, until deadline: Instant,
+    cancel: WakeEvent? = nil
   ) throws(ConnectionError) -> Connection {
     var last = ConnectionError(.nameNotFound("no address"), "connect", peer: endpoint.description)
     for address in try endpoint.addresses(forListening: false) {
       do throws(ConnectionError) {
         let socket = try connect(to: address, endpoint, until: deadline, cancel: cancel)
-        return try Connection(adopting: socket, peer: endpoint, purpose: purpose)
+        let connection = try Connection(
+          adopting: socket, peer: endpoint, purpose: purpose,
+          endpoint.isUnix ? nil : tls.map { ($0, .client) })
+        try connection.shakeHands(until: deadline, cancel: cancel)
+        return connection
       } catch {
         if error.kind == .cancelled { throw error }
         last = error
@@ -22,8 +28,11 @@ extension Connection {
     throw last
   }
 
-  /// Two ends of one connection inside this host, without any address.
-  public static func pair(purpose: Purpose) throws(ConnectionError) -> (Connection, Connection) {
+  /// Two ends of one connection inside this host, without any address. With two contexts the first
+  /// end dials and the second accepts, by TLS; the handshake is still to be made.
+  public static func pair(
+    purpose: Purpose, tls: (TLSContext, TLSContext)? = nil
+  ) throws(ConnectionError) -> (Connection, Connection) {
     var numbers: (Int32, Int32) = (-1, -1)
     let kind = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
     // unsafe: a tuple of two Int32 is laid out as the array of two that the kernel fills.
@@ -37,8 +46,10 @@ extension Connection {
     let first = OwnedDescriptor(adopting: numbers.0)
     let second = OwnedDescriptor(adopting: numbers.1)
     return (
-      try Connection(adopting: first, peer: .unix(path: "pair"), purpose: purpose),
-      try Connection(adopting: second, peer: .unix(path: "pair"), purpose: purpose)
+      try Connection(
+        adopting: first, peer: .unix(path: "pair"), purpose: purpose, tls.map { ($0.0, .client) }),
+      try Connection(
+        adopting: second, peer: .unix(path: "pair"), purpose: purpose, tls.map { ($0.1, .server) })
     )
   }
 

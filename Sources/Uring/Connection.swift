@@ -3,8 +3,8 @@ public import Pages
 internal import Synchronization
 public import System
 
-/// A stream to the peer that owns its socket. TLS will go beneath this type: callers see bytes in
-/// and bytes out, and nothing of how they travel.
+/// A stream to the peer that owns its socket. TLS goes beneath this type: callers see bytes in and
+/// bytes out, and nothing of how they travel.
 ///
 /// One thread may send while another receives; two senders would mix their bytes. `shutdown` may
 /// be called by any thread and ends both.
@@ -20,12 +20,30 @@ public final class Connection: Sendable {
   /// The address of the peer, for messages.
   public let peer: Endpoint
   let descriptor: OwnedDescriptor
+  let tls: TLSSession?
   private let isShutDown = Atomic<Bool>(false)
 
   /// Takes over a connected stream socket and sets its options for `purpose`.
-  public init(
+  public convenience init(
     adopting descriptor: consuming OwnedDescriptor, peer: Endpoint, purpose: Purpose
   ) throws(ConnectionError) {
+    try self.init(adopting: descriptor, peer: peer, purpose: purpose, nil)
+  }
+
+  /// With TLS in that role; the handshake is still to be made.
+  init(
+    adopting descriptor: consuming OwnedDescriptor, peer: Endpoint, purpose: Purpose,
+    _ security: (context: TLSContext, role: TLSRole)?
+  ) throws(ConnectionError) {
+    let number = descriptor.rawValue
+    do throws(TLSContextError) {
+      tls = try security.map { (context, role) throws(TLSContextError) in
+        TLSSession(try TLSEngine(context, role, descriptor: number))
+      }
+    } catch {
+      throw ConnectionError(
+        .tls(.broken(error.description)), "TLS", peer: peer.description)
+    }
     self.descriptor = descriptor
     self.peer = peer
     try setOptions(for: purpose)
@@ -41,6 +59,7 @@ public final class Connection: Sendable {
   /// Ends the connection in both directions now. Blocked calls of other threads return
   /// `shutDownHere`; the peer sees the end of the stream. The number stays ours until `deinit`.
   public func shutdown() {
+    sayGoodbye()
     isShutDown.store(true, ordering: .releasing)
     // ENOTCONN: the peer was faster; nothing is left to be ended.
     _ = Glibc.shutdown(descriptor.rawValue, Int32(SHUT_RDWR))
@@ -48,6 +67,7 @@ public final class Connection: Sendable {
 
   /// Tells the peer that nothing more will be sent; what it sends still arrives.
   public func endSending() {
+    sayGoodbye()
     // ENOTCONN: the peer was faster; nothing is left to be ended.
     _ = Glibc.shutdown(descriptor.rawValue, Int32(SHUT_WR))
   }
@@ -60,6 +80,9 @@ public final class Connection: Sendable {
     _ bytes: RawSpan, hasMore: Bool = false, until deadline: Instant? = nil
   ) throws(ConnectionError) {
     try unsafe bytes.withUnsafeBytes { buffer throws(ConnectionError) in
+      if let tls {
+        return try unsafe sendSealed(buffer, tls, hasMore: hasMore, until: deadline)
+      }
       var sent = 0
       let flags =
         Int32(MSG_NOSIGNAL) | (deadline == nil ? 0 : Self.dontWait)
@@ -77,9 +100,11 @@ public final class Connection: Sendable {
     }
   }
 
-  /// Sends what there is room for now; 0 when there is none. Never blocks.
+  /// Sends what there is room for now; 0 when there is none. Never blocks. Under TLS the end of the
+  /// last record may wait for the next call.
   public func trySend(_ bytes: RawSpan) throws(ConnectionError) -> Int {
     try unsafe bytes.withUnsafeBytes { buffer throws(ConnectionError) in
+      if let tls { return try unsafe trySendSealed(buffer, tls) }
       while true {
         // unsafe: the span is valid during the call.
         let result = unsafe Glibc.send(
@@ -123,6 +148,7 @@ public final class Connection: Sendable {
   public func tryReceive(into bytes: inout MutableRawSpan) throws(ConnectionError) -> Int? {
     try unsafe bytes.withUnsafeMutableBytes { buffer throws(ConnectionError) in
       invariant(buffer.count > 0, "something is received into room for at least one byte")
+      if let tls { return try unsafe tryReceiveSealed(into: buffer, tls) }
       while true {
         // unsafe: the span is valid during the call.
         let result = unsafe recv(
@@ -149,11 +175,18 @@ public final class Connection: Sendable {
   }
 
   /// Waits until bytes (or the end of the stream) can be received, `event` is signalled, or the
-  /// deadline passes. One system call.
+  /// deadline passes. One system call. Under TLS part of a record counts as readable too:
+  /// `tryReceive` may then find nothing.
   public func waitReadable(
     or event: WakeEvent? = nil, until deadline: Instant? = nil
   ) throws(ConnectionError) -> Wakeup {
-    switch try wait("poll", events: POLLIN, until: deadline, cancel: event) {
+    let readiness =
+      if let tls {
+        try waitReadableSealed(tls, or: event, until: deadline)
+      } else {
+        try wait("poll", events: POLLIN, until: deadline, cancel: event)
+      }
+    return switch readiness {
     case .ready: .readable
     case .cancelled: .event
     case .timedOut: .deadline
@@ -163,11 +196,13 @@ public final class Connection: Sendable {
 
 extension Connection {
   static let dontWait = Int32(MSG_DONTWAIT)
+  static let noSignal = Int32(MSG_NOSIGNAL)
 
   private func receive(
     into buffer: UnsafeMutableRawBufferPointer, until deadline: Instant?
   ) throws(ConnectionError) -> Int {
     invariant(buffer.count > 0, "something is received into room for at least one byte")
+    if let tls { return try unsafe receiveSealed(into: buffer, tls, until: deadline) }
     while true {
       // unsafe: the caller's span is valid during the call.
       let result = unsafe recv(
@@ -192,7 +227,7 @@ extension Connection {
     }
   }
 
-  private func wait(
+  func wait(
     _ operation: StaticOperation, events: Int32, until deadline: Instant?, cancel: WakeEvent?
   ) throws(ConnectionError) -> SocketReadiness {
     do throws(SystemError) {
@@ -205,8 +240,13 @@ extension Connection {
 
   /// A read of 0 bytes is the peer's end of the stream, or our own shutdown.
   func endOfStream(_ operation: StaticOperation) -> ConnectionError {
+    ended(.closedByPeer, operation)
+  }
+
+  /// That end, unless our own shutdown came first.
+  func ended(_ kind: ConnectionError.Kind, _ operation: StaticOperation) -> ConnectionError {
     ConnectionError(
-      isShutDown.load(ordering: .acquiring) ? .shutDownHere : .closedByPeer, operation,
+      isShutDown.load(ordering: .acquiring) ? .shutDownHere : kind, operation,
       peer: peer.description)
   }
 
@@ -223,6 +263,8 @@ extension Connection {
     ofCompletion result: Int32, _ operation: StaticOperation
   ) throws(ConnectionError) -> Int {
     if result > 0 { return Int(result) }
-    throw result == 0 ? endOfStream(operation) : failure(operation, Errno(rawValue: -result))
+    if result < 0 { throw failure(operation, Errno(rawValue: -result)) }
+    // Under TLS a peer that ends in good order says goodbye first, and that is seen first.
+    throw ended(tls == nil ? .closedByPeer : .cut, operation)
   }
 }

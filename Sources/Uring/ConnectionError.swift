@@ -6,6 +6,11 @@ public struct ConnectionError: Error, Hashable, Sendable, CustomStringConvertibl
   public enum Kind: Hashable, Sendable {
     /// The peer closed its side in good order (end of file), between or inside messages.
     case closedByPeer
+    /// The stream ended without the goodbye that TLS demands: the link or the peer's process died,
+    /// or somebody between us cut it short.
+    case cut
+    /// TLS with the peer did not come about, or went wrong.
+    case tls(TLSFailure)
     /// The peer or its kernel reset the connection: it died, or threw away what was sent.
     case reset
     /// `shutdown()` was called here, by another thread.
@@ -53,6 +58,8 @@ public struct ConnectionError: Error, Hashable, Sendable, CustomStringConvertibl
     let what =
       switch kind {
       case .closedByPeer: "the peer closed the connection"
+      case .cut: "the connection was cut: its end came without the peer's goodbye"
+      case .tls(let failure): failure.description
       case .reset: "the peer reset the connection"
       case .shutDownHere: "the connection was shut down on this side"
       case .timedOut: "no answer in time"

@@ -15,6 +15,7 @@ public final class Listener: Sendable {
   public let endpoint: Endpoint
   private let descriptor: OwnedDescriptor
   private let socketFile: FileIdentity?
+  private let tls: TLSContext?
 
   private struct FileIdentity: Hashable, Sendable {
     let device: UInt64
@@ -22,8 +23,10 @@ public final class Listener: Sendable {
   }
 
   /// Listens at `endpoint`, at the first of a name's addresses that can be bound. The file of a
-  /// UNIX socket that nobody listens on any more is replaced.
-  public init(_ endpoint: Endpoint) throws(ConnectionError) {
+  /// UNIX socket that nobody listens on any more is replaced. With `tls` its connections speak TLS,
+  /// but for those on a UNIX socket, which need none.
+  public init(_ endpoint: Endpoint, tls: TLSContext? = nil) throws(ConnectionError) {
+    self.tls = endpoint.isUnix ? nil : tls
     var bound: OwnedDescriptor?
     var last = ConnectionError(.nameNotFound("no address"), "listen", peer: endpoint.description)
     for address in try endpoint.addresses(forListening: true) where bound == nil {
@@ -59,7 +62,8 @@ public final class Listener: Sendable {
   public var rawDescriptor: Int32 { descriptor.rawValue }
 
   /// Waits for the next client until the deadline (none: for ever) or until `cancel` is signalled.
-  /// Its purpose is not known before its hello: see `Connection.setPurpose`.
+  /// Its purpose is not known before its hello: see `Connection.setPurpose`. Under TLS the
+  /// handshake is still to be made: see `Connection.advanceHandshake`.
   public func accept(
     until deadline: Instant? = nil, cancel: WakeEvent? = nil
   ) throws(ConnectionError) -> Connection {
@@ -79,7 +83,8 @@ public final class Listener: Sendable {
       if number >= 0 {
         let socket = OwnedDescriptor(adopting: number)
         let peer = endpoint.isUnix ? endpoint : Endpoint(address) ?? endpoint
-        return try Connection(adopting: socket, peer: peer, purpose: .urgent)
+        return try Connection(
+          adopting: socket, peer: peer, purpose: .urgent, tls.map { ($0, .server) })
       }
       switch Errno.current.rawValue {
       // The client went away before we took it: wait for the next one.

@@ -150,6 +150,8 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     memory.move(source, to: target)
   }
 
+  func address(_ range: Range<Int>) -> UnsafeMutableRawPointer { unsafe memory.address(range) }
+
   // MARK: Operations
 
   /// Reports once that the descriptor is ready. Level-triggered: what is ready already is reported

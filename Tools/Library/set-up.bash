@@ -21,6 +21,7 @@ build_packages=(
   "liburing-dev /usr/include/liburing.h"
   "libnuma-dev /usr/include/numa.h"
   "libisal-dev /usr/include/isa-l.h"
+  "libssl-dev /usr/include/openssl/ssl.h"
   # SwiftPM asks pkg-config where Debian keeps the .pc files.
   "pkg-config /usr/bin/pkg-config"
   "git /usr/bin/git"
