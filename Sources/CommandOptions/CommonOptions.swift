@@ -22,11 +22,28 @@ public struct CommonOptions: ParsableArguments {
       discussion: "Make one with: postcopyctl token FILE", valueName: "file"))
   public var tokenFile: String
 
+  /// Where the certificates are.
+  @Option(
+    help: ArgumentHelp(
+      "Directory with ca.pem, certificate.pem and key.pem, for TLS 1.3 over TCP.",
+      discussion: """
+        Both sides show a certificate, and take one that their ca.pem has signed. Make them with: \
+        postcopyctl certificates DIRECTORY --host NAME
+        """, valueName: "directory"))
+  public var tls: String?
+
+  /// Whom the peer's certificate must be made out for.
+  @Option(
+    help: ArgumentHelp(
+      "Take only a peer whose certificate is made out for this host name or address.",
+      discussion: "Without it any certificate will do that ca.pem has signed.", valueName: "name"))
+  public var tlsPeer: String?
+
   /// Whether TCP without TLS was asked for.
   @Flag(
     help: """
-      Allow a TCP connection without encryption: anyone on the network can read the guest's \
-      memory. Not needed for unix: addresses.
+      Allow TCP without TLS: anyone on the network can read and change the guest's memory. Not \
+      needed for unix: addresses.
       """)
   public var insecure = false
 
@@ -95,6 +112,10 @@ public struct CommonOptions: ParsableArguments {
         "--give-up-after must be 0 to \(Self.maximumGiveUpSeconds) seconds; leave it out to wait "
           + "for ever")
     }
+    if tls != nil && insecure {
+      throw ValidationError("--tls and --insecure exclude each other")
+    }
+    if tlsPeer != nil && tls == nil { throw ValidationError("--tls-peer goes with --tls") }
     if verbose && quiet { throw ValidationError("--verbose and --quiet exclude each other") }
   }
 }
@@ -148,12 +169,32 @@ extension CommonOptions {
     do throws(EndpointError) {
       endpoint = try Endpoint(parsing: text)
     } catch { throw ValidationError("\(option): \(error)") }
-    if case .internet = endpoint, !insecure {
+    if case .internet = endpoint, tls == nil, !insecure {
       throw ValidationError(
-        "\(option) \(text): this version has no TLS yet, so guest memory would cross TCP in the "
-          + "clear; say --insecure if nobody else is on that network, or use unix:PATH")
+        "\(option) \(text): TCP needs --tls DIRECTORY, with certificates for both sides (make them "
+          + "with: postcopyctl certificates DIRECTORY --host NAME); or say --insecure if nobody "
+          + "else is on that network, or use unix:PATH")
     }
     return endpoint
+  }
+
+  /// How connections to or from these addresses are protected; says aloud when they are not.
+  public func security(
+    of endpoints: [Endpoint], console: Console
+  ) throws(Refusal) -> LinkSecurity {
+    let isRemote = endpoints.contains { if case .internet = $0 { true } else { false } }
+    if let tls {
+      do throws(TLSDirectoryError) {
+        return .tls(try TLSDirectory.load(tls, peerName: tlsPeer))
+      } catch { throw Refusal(.unfit, "\(error)") }
+    }
+    if isRemote {
+      console.log(
+        .warning,
+        "--insecure: this migration is not encrypted; anyone on the network can read the VM's "
+          + "memory and its token, and can change what the VM runs")
+    }
+    return .insecure
   }
 
   /// The VMM that runs the VM.

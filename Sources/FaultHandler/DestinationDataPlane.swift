@@ -202,7 +202,7 @@ public final class DestinationDataPlane {
     do throws(RingError) {
       return try Ring(
         entryCount: ringEntryCount,
-        memoryByteCount: RequestOutbox.byteCount + UrgentInbound.byteCount(for: layout))
+        memoryByteCount: FaultLoop.memoryByteCount(for: layout))
     } catch {
       throw .ring(error)
     }

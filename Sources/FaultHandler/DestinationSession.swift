@@ -16,6 +16,8 @@ public struct DestinationConfiguration: Sendable {
   public var frontEnd: any VMMFrontEnd
   /// Where the source listens; several addresses are tried in turn.
   public var sources: [Endpoint]
+  /// How the connections are protected.
+  public var security: LinkSecurity
   /// The session's secret.
   public var token: SessionToken
   /// Where the journal and the page states are.
@@ -34,12 +36,13 @@ public struct DestinationConfiguration: Sendable {
   /// A configuration with all that has no usual value.
   public init(
     vmName: VMName, attachPath: String, frontEnd: any VMMFrontEnd, sources: [Endpoint],
-    token: SessionToken, directory: StateDirectory
+    security: LinkSecurity, token: SessionToken, directory: StateDirectory
   ) {
     self.vmName = vmName
     self.attachPath = attachPath
     self.frontEnd = frontEnd
     self.sources = sources
+    self.security = security
     self.token = token
     self.directory = directory
     limits = DestinationLimits()

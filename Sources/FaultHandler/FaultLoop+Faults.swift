@@ -22,8 +22,8 @@ extension FaultLoop {
 
   /// Hands the requests so far to the kernel without waiting.
   private mutating func flush() throws(RingError) {
-    guard isLinkUp, let connection, !outbox.isEmpty else { return }
-    try outbox.queueSend(&ring, connection.rawDescriptor)
+    guard isLinkUp, !outbox.isEmpty else { return }
+    try queueSend()
     try ring.submitAndWait(for: 0)
   }
 

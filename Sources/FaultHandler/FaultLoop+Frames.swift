@@ -5,6 +5,18 @@ internal import Uring
 internal import Wire
 
 extension FaultLoop {
+  /// Opens what has come under TLS, and handles the frames in it; nothing without TLS.
+  mutating func openFrames() throws(RingError) {
+    while isLinkUp, let connection, connection.isSealed {
+      do throws(ConnectionError) {
+        guard try inbound.open(&ring, from: connection) else { return }
+      } catch {
+        return giveUp(.linkLost(.urgent, position: 0, error))
+      }
+      try handleFrames()
+    }
+  }
+
   /// Handles every whole frame that has come on the urgent connection.
   mutating func handleFrames() throws(RingError) {
     do throws(ProtocolViolation) {

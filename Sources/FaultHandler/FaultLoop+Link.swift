@@ -36,9 +36,11 @@ extension FaultLoop {
     guard let next = nextConnection, outbox.isIdle, !inbound.isReceiving else { return }
     nextConnection = nil
     (connection, linkNumber) = next
-    outbox = RequestOutbox()
+    outbox = RequestOutbox(sealedBase: Self.sealedOutboxBase(for: plane.installer.layout))
     inbound = UrgentInbound(plane: plane)
+    connection?.enterRing()
     isLinkUp = true
+    isLinkNew = true
     isLinkDoubted = false
     monitor = LinkMonitor(
       budgetNanoseconds: plane.heartbeatBudgetNanoseconds, now: MonotonicClock.now())

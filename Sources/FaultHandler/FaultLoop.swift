@@ -29,11 +29,13 @@ struct FaultLoop: ~Copyable {
   /// More faults than this read before one could be answered: the rest is woken and faults anew.
   static let maximumPendingFillCount = 1024
 
-  var outbox = RequestOutbox()
+  var outbox: RequestOutbox
   var inbound: UrgentInbound
   /// The urgent connection, also after its loss, as long as the ring holds operations on it.
   var connection: Connection?
   var isLinkUp = false
+  /// Nothing of the link has been looked at yet.
+  var isLinkNew = false
   /// The link that takes over as soon as the ring has let go of the last one.
   var nextConnection: (Connection, number: UInt32)?
   /// Tells what is said on this link from what was said on the last one.
@@ -64,7 +66,17 @@ struct FaultLoop: ~Copyable {
     self.ring = ring
     self.plane = plane
     inbound = UrgentInbound(plane: plane)
+    outbox = RequestOutbox(sealedBase: Self.sealedOutboxBase(for: plane.installer.layout))
     pendingFills.reserveCapacity(Self.maximumPendingFillCount)
+  }
+
+  /// The ring's memory: requests, answers, sealed answers, sealed requests.
+  static func memoryByteCount(for layout: ImageLayout) -> Int {
+    sealedOutboxBase(for: layout) + RequestOutbox.sealedByteCount
+  }
+
+  static func sealedOutboxBase(for layout: ImageLayout) -> Int {
+    RequestOutbox.byteCount + UrgentInbound.byteCount(for: layout) + UrgentInbound.sealedByteCount
   }
 
   /// Runs until the session wants the thread to end.
@@ -74,6 +86,11 @@ struct FaultLoop: ~Copyable {
       var completions = CompletionBatch()
       while !isOver {
         takeOverLink()
+        if isLinkNew {
+          isLinkNew = false
+          // What came along with the handshake is in the TLS session, where no receive finds it.
+          try openFrames()
+        }
         try queueOperations()
         let mayWait = !hasMoreToAsk && !isStopping && !outbox.hasBytesBehindSend && !isLinkDoubted
         try ring.submitAndWait(
@@ -96,6 +113,7 @@ struct FaultLoop: ~Copyable {
       // into its memory. The guest then waits, since the VMM keeps the userfaultfd open.
       _ = try? ring.cancelAll()
     }
+    connection?.leaveRing(betweenRecords: !outbox.hasSealedBytes)
   }
 
   /// Whether a sweep can go on without waiting for anything.
@@ -121,9 +139,20 @@ struct FaultLoop: ~Copyable {
       isPollingProcess = true
     }
     if isLinkUp, let connection {
-      try inbound.queueReceive(&ring, connection.rawDescriptor)
-      try outbox.queueSend(&ring, connection.rawDescriptor)
+      try inbound.queueReceive(&ring, from: connection)
+      try queueSend()
     }
+  }
+
+  /// Queues what waits in the outbox, sealed where there is TLS.
+  mutating func queueSend() throws(RingError) {
+    guard let connection else { return }
+    do throws(ConnectionError) {
+      try outbox.seal(&ring, for: connection)
+    } catch {
+      return giveUp(.linkLost(.urgent, position: 0, error))
+    }
+    try outbox.queueSend(&ring, connection.rawDescriptor)
   }
 
   private mutating func handle(_ completion: Completion) throws(RingError) {
@@ -138,19 +167,20 @@ struct FaultLoop: ~Copyable {
       plane.events.sayOnce(.vmmGone, .vmmGone)
     case .ready: outbox.noteWritable()
     case .received(_, let byteCount):
-      inbound.noteReceived(byteCount)
+      guard let connection else { invariantBroken("what is received comes on a connection") }
+      inbound.noteReceived(byteCount, from: connection)
       isLinkDoubted = false
       monitor?.heard(at: MonotonicClock.now())
-      try handleFrames()
+      if connection.isSealed { try openFrames() } else { try handleFrames() }
     case .endOfStream:
-      inbound.noteReceived(0)
+      inbound.noteEnd()
       loseLink("recv", result: 0)
     case .sendFellShort(_, let byteCount): outbox.noteShort(byteCount)
     case .connectionLost(let tag, let errno), .failed(let tag, let errno):
       // Polling fails only for a descriptor that is no descriptor: a bug of ours.
       invariant(
         tag == Tag.urgent || tag == RequestOutbox.tag, "the ring polls descriptors that are open")
-      if tag == Tag.urgent { inbound.noteReceived(0) } else { outbox.noteShort(0) }
+      if tag == Tag.urgent { inbound.noteEnd() } else { outbox.noteShort(0) }
       loseLink(tag == Tag.urgent ? "recv" : "send", result: -errno.rawValue)
     case .cancelled: break
     }

@@ -7,6 +7,9 @@ internal import Wire
 ///
 /// One send is under way at a time, and ends inside the `io_uring_enter` that submits it; what is
 /// added meanwhile goes out with the next one.
+///
+/// Under TLS the bytes are sealed into a part of their own first, all that wait at once, and sent
+/// from there.
 struct RequestOutbox {
   static let tag = RingTag(rawValue: 5)
   /// 2048 requests: more than a VM has faults open.
@@ -15,8 +18,15 @@ struct RequestOutbox {
   private static let maximumMessageByteCount =
     WireLimits.headerByteCount + 12 + WireLimits.maximumReasonByteCount
 
+  /// Room for all of them once they are sealed.
+  static let sealedByteCount = Connection.sealedByteCount(of: byteCount)
+
   private var start = 0
   private var end = 0
+  /// Where the room for sealed bytes starts in the ring's memory, and which of them are to be sent.
+  private let sealedBase: Int
+  private var sealedStart = 0
+  private var sealedEnd = 0
   /// Bytes of the send that was queued last; 0 when none is.
   private var queuedByteCount = 0
   private var isQueuedTaken = false
@@ -26,13 +36,19 @@ struct RequestOutbox {
   private var isPolling = false
   private var isCleared = false
 
-  var isEmpty: Bool { start == end }
+  init(sealedBase: Int) { self.sealedBase = sealedBase }
+
+  var isEmpty: Bool { start == end && !hasSealedBytes }
+  /// Whether part of what was sealed is still to be sent.
+  var hasSealedBytes: Bool { sealedStart < sealedEnd }
   var hasRoomForRequests: Bool { Self.byteCount - end >= WireLimits.headerByteCount }
   var hasRoomForMessage: Bool { Self.byteCount - end >= Self.maximumMessageByteCount }
 
   /// Whether bytes came behind a send that was handed over early: they can be queued as soon as it
   /// is settled, and no completion may come to say so.
-  var hasBytesBehindSend: Bool { queuedByteCount > 0 && start + queuedByteCount < end }
+  var hasBytesBehindSend: Bool {
+    queuedByteCount > 0 && (hasSealedBytes ? start < end : start + queuedByteCount < end)
+  }
 
   mutating func append(_ header: FrameHeader, to ring: inout Ring) {
     invariant(hasRoomForRequests, "a request is appended where it fits")
@@ -47,6 +63,17 @@ struct RequestOutbox {
     end += frame.count
   }
 
+  /// Seals what waits, unless sealed bytes are under way already; nothing without TLS.
+  mutating func seal(_ ring: inout Ring, for connection: Connection) throws(ConnectionError) {
+    guard connection.isSealed, !hasSealedBytes, start < end else { return }
+    let count = try ring.seal(
+      start..<end, into: sealedBase..<sealedBase + Self.sealedByteCount, of: connection)
+    sealedStart = sealedBase
+    sealedEnd = sealedBase + count
+    start = 0
+    end = 0
+  }
+
   /// Queues what is to be sent, or the wait for room.
   mutating func queueSend(_ ring: inout Ring, _ descriptor: Int32) throws(RingError) {
     if isBlocked {
@@ -54,8 +81,9 @@ struct RequestOutbox {
       try ring.poll(descriptor, for: .writable, tag: Self.tag)
       isPolling = true
     } else if queuedByteCount == 0, !isEmpty {
-      try ring.sendNow(to: descriptor, from: start..<end, tag: Self.tag)
-      queuedByteCount = end - start
+      let bytes = hasSealedBytes ? sealedStart..<sealedEnd : start..<end
+      try ring.sendNow(to: descriptor, from: bytes, tag: Self.tag)
+      queuedByteCount = bytes.count
       isQueuedTaken = false
     }
   }
@@ -75,7 +103,8 @@ struct RequestOutbox {
   /// After all completions were looked at: what was sent is gone.
   mutating func settle() {
     guard queuedByteCount > 0, isQueuedTaken else { return }
-    start += shortByteCount ?? queuedByteCount
+    let sentByteCount = shortByteCount ?? queuedByteCount
+    if hasSealedBytes { sealedStart += sentByteCount } else { start += sentByteCount }
     isBlocked = shortByteCount != nil
     queuedByteCount = 0
     shortByteCount = nil
@@ -90,6 +119,7 @@ struct RequestOutbox {
   /// socket: see `isIdle`.
   mutating func clear() {
     isCleared = true
+    sealedStart = sealedEnd
     isBlocked = false
     start = end
   }

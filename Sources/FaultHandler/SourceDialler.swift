@@ -54,6 +54,10 @@ struct SourceDialler: Sendable {
           return .linked(try join(endpoint, deadline))
         } catch .connection(let error) {
           if error.kind == .cancelled { return .ended(Self.stopped) }
+          // Nobody's waiting makes a certificate good, or a peer speak TLS.
+          if case .tls(let failure) = error.kind, failure.isFinal {
+            return .ended(Refusal(.unfit, "\(error)"))
+          }
           last = (endpoint, error)
         } catch {
           return .ended(error.refusal)
@@ -196,7 +200,8 @@ struct SourceDialler: Sendable {
     let attempt = MonotonicClock.now().advanced(byNanoseconds: limit)
     do throws(ConnectionError) {
       return try Connection.dial(
-        endpoint, purpose: purpose, until: min(deadline ?? attempt, attempt), cancel: cancel)
+        endpoint, purpose: purpose, tls: configuration.security.context,
+        until: min(deadline ?? attempt, attempt), cancel: cancel)
     } catch { throw .connection(error) }
   }
 

@@ -2,7 +2,8 @@ internal import Pages
 internal import Uring
 internal import Wire
 
-/// The bytes that come in on the urgent connection: the second part of the ring's memory.
+/// The bytes that come in on the urgent connection: the second part of the ring's memory. Under TLS
+/// they come into the third part, and are opened from there.
 struct UrgentInbound {
   /// Room for many answers of small pages at once, little enough to stay in the cache.
   private static let smallByteCount = 262_144
@@ -10,6 +11,8 @@ struct UrgentInbound {
   /// Where the room starts in the ring's memory, and how much there is.
   private let base = RequestOutbox.byteCount
   private let byteCount: Int
+  /// What came and is not opened yet; empty without TLS.
+  private var sealed = 0..<0
   private let gate: FrameGate
   private var start = 0
   private var end = 0
@@ -23,6 +26,12 @@ struct UrgentInbound {
     gate = plane.urgentGate
   }
 
+  /// Room for sealed bytes: a page with its header in one receive, and more of the largest frames.
+  static let sealedByteCount = 65_536
+
+  /// Where that room starts.
+  private var sealedBase: Int { base + byteCount }
+
   /// Two of the largest frames, so that one can be handled while the next comes.
   static func byteCount(for layout: ImageLayout) -> Int {
     let hasHugePages = layout.regions.contains { $0.pageSize == .huge }
@@ -33,16 +42,39 @@ struct UrgentInbound {
     return max(2 * largest, smallByteCount)
   }
 
-  mutating func queueReceive(_ ring: inout Ring, _ descriptor: Int32) throws(RingError) {
+  mutating func queueReceive(_ ring: inout Ring, from connection: Connection) throws(RingError) {
     guard !isReceiving else { return }
-    try ring.receive(
-      from: descriptor, into: base + end..<base + byteCount, tag: FaultLoop.Tag.urgent)
+    let room =
+      connection.isSealed
+      ? sealedBase..<sealedBase + Self.sealedByteCount : base + end..<base + byteCount
+    try ring.receive(from: connection.rawDescriptor, into: room, tag: FaultLoop.Tag.urgent)
     isReceiving = true
   }
 
-  mutating func noteReceived(_ count: Int) {
+  mutating func noteReceived(_ count: Int, from connection: Connection) {
     isReceiving = false
-    end += count
+    if connection.isSealed {
+      sealed = sealedBase..<sealedBase + count
+    } else {
+      end += count
+    }
+  }
+
+  /// The receive ended with nothing: the room is free.
+  mutating func noteEnd() { isReceiving = false }
+
+  /// Opens what came, as far as there is room; false once there is nothing more: then the room for
+  /// sealed bytes is free.
+  mutating func open(
+    _ ring: inout Ring, from connection: Connection
+  ) throws(ConnectionError) -> Bool {
+    let opened = try ring.open(sealed, into: base + end..<base + byteCount, of: connection)
+    sealed = sealed.lowerBound + opened.sealedByteCount..<sealed.upperBound
+    end += opened.byteCount
+    invariant(
+      opened.byteCount > 0 || sealed.isEmpty, "a session that opens no more has taken all that came"
+    )
+    return opened.byteCount > 0
   }
 
   /// The next whole frame; nil until there is one.

@@ -13,8 +13,25 @@ public struct Arrival: Sendable {
   public let connection: Connection
 }
 
-/// Accepts connections and reads their hellos, on a thread of its own, so that a stranger who says
-/// nothing, or rubbish, or comes a thousand times, delays nobody.
+/// Why somebody at the door was sent away.
+public enum StrangerError: Error, Hashable, Sendable, CustomStringConvertible {
+  /// TLS with him did not come about.
+  case security(ConnectionError)
+  /// His first frame is none of ours.
+  case wire(WireError)
+
+  /// One sentence for an operator.
+  public var description: String {
+    switch self {
+    case .security(let error): error.description
+    case .wire(let error): error.description
+    }
+  }
+}
+
+/// Accepts connections, shakes hands with them where there is TLS, and reads their hellos, on a
+/// thread of its own, so that a stranger who says nothing, or rubbish, or comes a thousand times,
+/// delays nobody.
 public final class Doorkeeper: Sendable {
   /// Connections that may be waiting for their hello at once. One migration has at most seventeen;
   /// beyond this the oldest stranger goes.
@@ -27,8 +44,9 @@ public final class Doorkeeper: Sendable {
 
   private struct Pending {
     let connection: Connection
+    var isSecured = false
     var frame = FirstFrame(from: .destination)
-    let deadline: Instant
+    var deadline: Instant
   }
 
   private let listener: Listener
@@ -39,7 +57,7 @@ public final class Doorkeeper: Sendable {
   /// not block. A stranger is told why it is refused, and closed.
   public init(
     _ listener: Listener, arrived: @escaping @Sendable (Arrival) -> Void,
-    stranger: @escaping @Sendable (_ peer: String, WireError) -> Void
+    stranger: @escaping @Sendable (_ peer: String, StrangerError) -> Void
   ) throws(SystemError) {
     let stopping = try WakeEvent()
     self.listener = listener
@@ -68,12 +86,25 @@ public final class Doorkeeper: Sendable {
     connection.shutdown()
   }
 
+  /// Closes on a client with whom TLS did not come about. One that speaks our protocol in the clear
+  /// is told so in the clear; all others know from TLS itself.
+  private static func refuseUnsecured(_ connection: Connection, _ error: ConnectionError) {
+    if error.kind == .tls(.peerSpeaksNoTLS) {
+      let refusal = Refusal(
+        .unfit,
+        "the source speaks TLS; start the destination with --tls DIR, or both sides with --insecure"
+      )
+      connection.sendInClear(refusal.encodedFrame(session: 0).rawBytes)
+    }
+    connection.shutdown()
+  }
+
   /// The thread's own state.
   private struct WaitingRoom {
     let listener: Listener
     let stopping: WakeEvent
     let arrived: @Sendable (Arrival) -> Void
-    let stranger: @Sendable (String, WireError) -> Void
+    let stranger: @Sendable (String, StrangerError) -> Void
     var pending: [Pending] = []
     /// No accept before that: the last one failed for want of descriptors or memory.
     var reopens: Instant?
@@ -116,34 +147,54 @@ public final class Doorkeeper: Sendable {
     }
 
     private mutating func advance(_ index: Int) {
-      do throws(WireError) {
-        if let hello = try read(index) {
-          let connection = pending.remove(at: index).connection
-          arrived(Arrival(hello: hello, connection: connection))
-        }
+      do throws(StrangerError) {
+        guard try isSecured(index), let hello = try read(index) else { return }
+        let connection = pending.remove(at: index).connection
+        arrived(Arrival(hello: hello, connection: connection))
       } catch {
         let connection = pending.remove(at: index).connection
         stranger(connection.peer.description, error)
-        Doorkeeper.refuse(connection, error.refusal)
+        switch error {
+        case .security(let failure): Doorkeeper.refuseUnsecured(connection, failure)
+        case .wire(let violation): Doorkeeper.refuse(connection, violation.refusal)
+        }
+      }
+    }
+
+    /// Whether hands are shaken; at once without TLS. The hello may have come along with the end of
+    /// the handshake, so it is to be read then, and not only when more comes.
+    private mutating func isSecured(_ index: Int) throws(StrangerError) -> Bool {
+      if pending[index].isSecured { return true }
+      do throws(ConnectionError) {
+        let isSecured = try pending[index].connection.advanceHandshake()
+        pending[index].isSecured = isSecured
+        return isSecured
+      } catch {
+        if case .tls = error.kind { throw .security(error) }
+        // Connected and closed, as a port scan does.
+        pending[index].deadline = Instant(nanoseconds: 0)
+        return false
       }
     }
 
     /// The hello once it is whole; nil while it is not, or when the client is gone.
-    private mutating func read(_ index: Int) throws(WireError) -> Hello? {
+    private mutating func read(_ index: Int) throws(StrangerError) -> Hello? {
       while true {
-        switch try pending[index].frame.next() {
-        case .complete(_, let payload): return try Hello(decoding: payload.rawBytes)
-        case .needsBytes(let count):
-          do throws(ConnectionError) {
-            let hasMore = try pending[index].frame.receiveAvailable(
-              from: pending[index].connection, atMost: count)
-            if !hasMore { return nil }
-          } catch {
-            // Connected and closed, as a port scan does. The empty place goes with its deadline.
-            pending[index] = Pending(
-              connection: pending[index].connection, deadline: Instant(nanoseconds: 0))
-            return nil
+        let count: Int
+        do throws(WireError) {
+          switch try pending[index].frame.next() {
+          case .complete(_, let payload): return try Hello(decoding: payload.rawBytes)
+          case .needsBytes(let needed): count = needed
           }
+        } catch { throw .wire(error) }
+        do throws(ConnectionError) {
+          let hasMore = try pending[index].frame.receiveAvailable(
+            from: pending[index].connection, atMost: count)
+          if !hasMore { return nil }
+        } catch {
+          // Gone. The empty place goes with its deadline.
+          pending[index].deadline = Instant(nanoseconds: 0)
+          return nil
         }
       }
     }

@@ -30,7 +30,7 @@ struct SourcePreflight: ~Copyable {
     guard case .allowed(let epoch, let wasInterrupted) = decision else {
       throw decision.refusal(vmName: name.text) ?? Refusal(.session, "the VM is not to be sent")
     }
-    let listener = try Self.listen(at: configuration.endpoint)
+    let listener = try Self.listen(at: configuration.endpoint, configuration.security)
     self.backing = backing
     self.image = Self.image(of: backing)
     self.binding = binding
@@ -101,9 +101,11 @@ struct SourcePreflight: ~Copyable {
     } catch { throw Refusal(.journal, "\(error)") }
   }
 
-  private static func listen(at endpoint: Endpoint) throws(Refusal) -> Listener {
+  private static func listen(
+    at endpoint: Endpoint, _ security: LinkSecurity
+  ) throws(Refusal) -> Listener {
     do throws(ConnectionError) {
-      return try Listener(endpoint)
+      return try Listener(endpoint, tls: security.context)
     } catch { throw Refusal(.unfit, "\(error); name another address or port with --listen") }
   }
 

@@ -57,8 +57,8 @@ extension SourceSession {
     do throws(SystemError) {
       let plane = try SourceDataPlane(
         backing: backing, layout: layout, session: core.session,
-        prefetch: configuration.prefetch, counters: counters,
-        isReturn: arrival.hello.session != .none,
+        prefetch: configuration.prefetch, hasPayloadChecksums: !arrival.connection.isSealed,
+        counters: counters, isReturn: arrival.hello.session != .none,
         heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds,
         urgentPlacement: configuration.urgentPlacement,
         bulkPlacement: configuration.bulkPlacement)

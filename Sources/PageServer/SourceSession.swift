@@ -17,6 +17,8 @@ public struct SourceConfiguration: Sendable {
   public var frontEnd: any VMMFrontEnd
   /// Where the destination dials.
   public var endpoint: Endpoint
+  /// How the connections are protected.
+  public var security: LinkSecurity
   /// The session's secret.
   public var token: SessionToken
   /// When the VM is switched over.
@@ -39,12 +41,13 @@ public struct SourceConfiguration: Sendable {
   /// A configuration with all that has no usual value.
   public init(
     vmName: VMName, memory: MemorySource, frontEnd: any VMMFrontEnd, endpoint: Endpoint,
-    token: SessionToken, directory: StateDirectory
+    security: LinkSecurity, token: SessionToken, directory: StateDirectory
   ) {
     self.vmName = vmName
     self.memory = memory
     self.frontEnd = frontEnd
     self.endpoint = endpoint
+    self.security = security
     self.token = token
     self.directory = directory
     mode = .postCopy
@@ -65,7 +68,7 @@ public enum SourceNote: Sendable {
   /// The destination may dial now.
   case listening(Endpoint)
   /// A connection that does not speak our protocol was closed.
-  case stranger(peer: String, WireError)
+  case stranger(peer: String, StrangerError)
   /// A client was refused.
   case refused(peer: String, Refusal)
   /// The destination is connected.
@@ -130,7 +133,7 @@ public final class SourceSession {
   /// What other threads tell the session's thread.
   enum Input: Sendable {
     case arrival(Arrival)
-    case stranger(peer: String, WireError)
+    case stranger(peer: String, StrangerError)
     case core(SourceEvent)
     case guest(VMMStatus)
   }

@@ -66,6 +66,10 @@ extension WireError: CustomStringConvertible {
   /// One sentence for an operator.
   public var description: String {
     switch self {
+    // A handshake record of TLS.
+    case .notOurProtocol(let bytes) where bytes.starts(with: [22, 3]):
+      "the peer speaks TLS, and this side was started with --insecure; start both sides with "
+        + "--tls, or both with --insecure"
     case .notOurProtocol(let bytes):
       "the peer is not ours: its first bytes are \(Self.printable(bytes))"
     case .version(let found):

@@ -17,7 +17,7 @@ struct SendCommand: ParsableCommand {
     discussion: """
       Example:
         page-server send --vm web --memory file:/dev/shm/web --vmm microvm:/run/web.sock \\
-          --listen 10.0.0.1:7000 --insecure --token-file web.token
+          --listen 10.0.0.1:7000 --tls certificates/source --token-file web.token
 
       Exit codes: 0 completed · 10 refused, nothing was changed · 11 aborted, the VM runs on here \
       · 12 parked, everything is kept · 64 wrong usage · 70 a bug of ours.
@@ -115,10 +115,11 @@ struct SendCommand: ParsableCommand {
   private func work(
     _ context: WorkerContext, signals: borrowing SignalSource
   ) throws -> ExitCode {
+    let console = common.console(for: context)
     let reporter = SendReporter(
-      vmName: common.vm, mode: mode.rawValue, console: common.console(for: context))
+      vmName: common.vm, mode: mode.rawValue, console: console)
     do {
-      let session = try SourceSession(try configuration(), observer: reporter.note)
+      let session = try SourceSession(try configuration(console), observer: reporter.note)
       let result = try session.run(signals: signals)
       reporter.finish(result)
       let ending = result.outcome.ending
@@ -138,11 +139,12 @@ struct SendCommand: ParsableCommand {
     }
   }
 
-  private func configuration() throws -> SourceConfiguration {
+  private func configuration(_ console: Console) throws -> SourceConfiguration {
+    let endpoint = try common.endpoint(listen, option: "--listen")
     var configuration = SourceConfiguration(
       vmName: try common.vmName(), memory: try memorySource(), frontEnd: try common.frontEnd(vmm),
-      endpoint: try common.endpoint(listen, option: "--listen"), token: try common.token(),
-      directory: try common.directory())
+      endpoint: endpoint, security: try common.security(of: [endpoint], console: console),
+      token: try common.token(), directory: try common.directory())
     configuration.mode = mode == .quick ? .quick : .postCopy
     configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
     configuration.bulkConnectionCount = UInt8(bulkConnections)

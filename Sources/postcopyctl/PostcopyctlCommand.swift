@@ -11,8 +11,8 @@ struct PostcopyctlCommand: ParsableCommand {
     abstract: "Prepare hosts for migrations, and look after those that run.",
     version: Release.version,
     subcommands: [
-      TokenCommand.self, DoctorCommand.self, ListCommand.self, StatusCommand.self,
-      ParkCommand.self, AbortCommand.self,
+      TokenCommand.self, CertificatesCommand.self, DoctorCommand.self, ListCommand.self,
+      StatusCommand.self, ParkCommand.self, AbortCommand.self,
     ])
 }
 

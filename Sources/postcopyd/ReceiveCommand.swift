@@ -16,7 +16,7 @@ struct ReceiveCommand: ParsableCommand {
     discussion: """
       Example:
         postcopyd receive --vm web --from 10.0.0.1:7000 --attach /run/web-attach.sock \\
-          --vmm microvm:/run/web.sock --insecure --token-file web.token
+          --vmm microvm:/run/web.sock --tls certificates/target --token-file web.token
 
       Start it before the VMM: the VMM connects to the attach socket and hands its userfaultfd \
       over, as Firecracker does. An aborted migration ends that VMM: its memory is never used again.
@@ -86,9 +86,10 @@ struct ReceiveCommand: ParsableCommand {
   private func work(
     _ context: WorkerContext, signals: borrowing SignalSource
   ) throws -> ExitCode {
-    let reporter = ReceiveReporter(vmName: common.vm, console: common.console(for: context))
+    let console = common.console(for: context)
+    let reporter = ReceiveReporter(vmName: common.vm, console: console)
     do {
-      let session = try DestinationSession(try configuration(), observer: reporter.note)
+      let session = try DestinationSession(try configuration(console), observer: reporter.note)
       let result = try session.run(signals: signals)
       reporter.finish(result)
       let ending = result.outcome.ending
@@ -108,10 +109,12 @@ struct ReceiveCommand: ParsableCommand {
     }
   }
 
-  private func configuration() throws -> DestinationConfiguration {
+  private func configuration(_ console: Console) throws -> DestinationConfiguration {
+    let sources = try sources()
     var configuration = DestinationConfiguration(
       vmName: try common.vmName(), attachPath: attach, frontEnd: try common.frontEnd(vmm),
-      sources: try sources(), token: try common.token(), directory: try common.directory())
+      sources: sources, security: try common.security(of: sources, console: console),
+      token: try common.token(), directory: try common.directory())
     configuration.connectNanoseconds = connectTimeout * 1_000_000_000
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds

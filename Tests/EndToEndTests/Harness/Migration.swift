@@ -11,10 +11,13 @@ struct Plan: Sendable {
   /// How the source's memory is named to page-server.
   enum Memory: Sendable { case file, process, ranges }
   enum Link: Sendable { case unix, loopback, loopback6 }
+  /// What protects a link that is no UNIX socket.
+  enum Security: Sendable { case tls, insecure }
 
   var mode = "post-copy"
   var memory = Memory.file
   var link = Link.unix
+  var security = Security.tls
   var dialect = "1.12"
   var prefetch = "bubbling"
   var bulkConnections = 1
@@ -68,8 +71,23 @@ final class Migration {
     let token = try Program(
       "postcopyctl", [Binaries.path("postcopyctl"), "token", workspace.file("token")])
     try #require(try token.end() == .exited(code: 0))
+    if plan.security == .tls, plan.link != .unix {
+      let certificates = try Program(
+        "postcopyctl",
+        [Binaries.path("postcopyctl"), "certificates", workspace.file("certificates")])
+      try #require(try certificates.end() == .exited(code: 0))
+    }
     try source.waitForProgress(operations: 100)
     address = try Self.address(of: plan.link, in: workspace)
+  }
+
+  /// What a side is told about TLS: nothing where there is none to be had.
+  private func security(_ side: String) -> [String] {
+    switch plan.security {
+    case .tls where plan.link == .unix: []
+    case .tls: ["--tls", workspace.file("certificates/\(side)")]
+    case .insecure: ["--insecure"]
+    }
   }
 
   var attachPath: String { workspace.file("attach.sock") }
@@ -82,7 +100,7 @@ final class Migration {
   func startServer(waits: Bool = true) throws -> Engine {
     var arguments = try ["send", "--vm", Self.vmName, "--memory", memoryOption]
     arguments += ["--vmm", "microvm:\(source.socket)", "--listen", address, "--mode", plan.mode]
-    arguments += ["--token-file", workspace.file("token"), "--insecure"]
+    arguments += ["--token-file", workspace.file("token")] + security("source")
     arguments += ["--state-dir", sourceStateDirectory, "--prefetch", plan.prefetch]
     arguments += ["--bulk-connections", "\(plan.bulkConnections)"]
     let server = try Engine("page-server", arguments, prefix: prefixes["page-server"] ?? [])
@@ -97,7 +115,8 @@ final class Migration {
     waits: Bool = true, token: String? = nil, connectSeconds: Int = 60
   ) throws -> Engine {
     var arguments = ["receive", "--vm", Self.vmName, "--from", address, "--attach", attachPath]
-    arguments += ["--vmm", "microvm:\(workspace.file("destination.sock"))", "--insecure"]
+    arguments += ["--vmm", "microvm:\(workspace.file("destination.sock"))"]
+    arguments += security("destination")
     arguments += ["--token-file", token ?? workspace.file("token")]
     arguments += ["--state-dir", destinationStateDirectory]
     arguments += ["--connect-timeout", "\(connectSeconds)"]
