@@ -1,6 +1,8 @@
 /// Whose programs are measured.
 enum Contender: String, CaseIterable, Sendable {
   case engine
+  /// The engine with TLS between its two sides.
+  case sealed = "with TLS"
   case reference
 }
 
@@ -20,6 +22,8 @@ struct CommandLines: Sendable {
   var binaries: String
   /// A run's own directory, for sockets, logs, the token and the journals.
   var directory: String
+  /// The directory of certificates for both sides, when TLS is measured.
+  var certificates: String
   /// HOST:PORT or unix:PATH of the source.
   var address: String
 
@@ -34,12 +38,12 @@ struct CommandLines: Sendable {
         "\(binaries)/fault-latency-reference", "serve", memoryPath, address,
         experiment == .idle ? "no-push" : "push",
       ]
-    case .engine:
+    case .engine, .sealed:
       return [
         "\(binaries)/page-server", "send", "--memory", "snapshot:\(memoryPath)", "--vmm", "none",
         "--listen", address, "--mode", experiment == .bulk ? "quick" : "post-copy",
         "--prefetch", experiment == .idle ? "none" : "linear",
-      ] + shared(stateDirectory: "source-state")
+      ] + shared(contender, side: "source")
     }
   }
 
@@ -50,18 +54,18 @@ struct CommandLines: Sendable {
         "\(binaries)/fault-latency-reference", "receive", attachPath, address,
         experiment == .idle ? "no-push" : "push",
       ]
-    case .engine:
+    case .engine, .sealed:
       return [
         "\(binaries)/postcopyd", "receive", "--from", address, "--attach", attachPath,
         "--vmm", "none",
-      ] + shared(stateDirectory: "destination-state")
+      ] + shared(contender, side: "destination")
     }
   }
 
-  private func shared(stateDirectory: String) -> [String] {
+  private func shared(_ contender: Contender, side: String) -> [String] {
     [
-      "--vm", "fault-latency", "--token-file", "\(directory)/token", "--insecure", "--quiet",
-      "--state-dir", "\(directory)/\(stateDirectory)",
-    ]
+      "--vm", "fault-latency", "--token-file", "\(directory)/token", "--quiet",
+      "--state-dir", "\(directory)/\(side)-state",
+    ] + (contender == .sealed ? ["--tls", "\(certificates)/\(side)"] : ["--insecure"])
   }
 }

@@ -42,7 +42,13 @@ struct FaultLatency: ParsableCommand {
   @Flag(help: "Measure the reference alone.")
   var referenceOnly = false
 
+  @Flag(help: "Compare the engine with TLS and the engine without, instead of the reference.")
+  var tls = false
+
   func validate() throws {
+    if tls, referenceOnly || transport == .unix {
+      throw ValidationError("--tls measures the engine, over TCP")
+    }
     guard (1...99).contains(rounds) else { throw ValidationError("--rounds: 1 to 99") }
     guard (1...4096).contains(idleMebibytes), (1...65_536).contains(pushMebibytes) else {
       throw ValidationError("memory: 1 to 4096 MiB idle, 1 to 65536 MiB under push")
@@ -51,8 +57,9 @@ struct FaultLatency: ParsableCommand {
 
   func run() throws {
     let directory = try TemporaryDirectory()
+    if tls { try makeCertificates(in: directory.path) }
     var table = ResultTable(
-      contenders: referenceOnly ? [.reference] : Contender.allCases,
+      contenders: referenceOnly ? [.reference] : tls ? [.sealed, .engine] : [.engine, .reference],
       pushByteCount: pushMebibytes << 20)
     print("seed \(seed), \(rounds) rounds, placement \(placement.rawValue), \(transport.rawValue)")
     for experiment in Experiment.allCases {
@@ -80,6 +87,7 @@ struct FaultLatency: ParsableCommand {
     try writeToken("\(directory)/token")
     let commands = CommandLines(
       binaries: binaries ?? ownDirectory, directory: directory,
+      certificates: certificates(in: parent),
       address: transport == .tcp ? "127.0.0.1:\(port)" : "unix:\(directory)/source")
     let run = Run(
       contender: contender, experiment: experiment, placement: placement, commands: commands,
@@ -91,6 +99,17 @@ struct FaultLatency: ParsableCommand {
       throw BenchmarkError(
         "\(experiment.rawValue), round \(round), \(contender.rawValue): \(error)\n\(log)")
     }
+  }
+
+  private func certificates(in directory: String) -> String { "\(directory)/certificates" }
+
+  private func makeCertificates(in directory: String) throws {
+    let log = try OwnedDescriptor.open("\(directory)/log", flags: O_WRONLY | O_CREAT | O_APPEND)
+    var maker = try ChildProcess(
+      ["\(binaries ?? ownDirectory)/postcopyctl", "certificates", certificates(in: directory)],
+      processor: nil, log: log)
+    let deadline = MonotonicClock.now().advanced(byNanoseconds: Run.limitSeconds * 1_000_000_000)
+    _ = try maker.finish(deadline: deadline)
   }
 
   private func writeToken(_ path: String) throws {
