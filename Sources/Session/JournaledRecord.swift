@@ -141,7 +141,12 @@ extension JournalReader {
     guard let number = RecordNumber(rawValue: byte) else {
       throw JournalFormatError("unknown record \(byte)")
     }
-    return (number, Epoch(rawValue: try next()))
+    let epoch: UInt64 = try next()
+    // Epochs are counted on, so a record that leaves no room for that is damage, like on the wire.
+    guard epoch <= WireLimits.maximumEpoch else {
+      throw JournalFormatError("its epoch \(epoch) is out of range")
+    }
+    return (number, Epoch(rawValue: epoch))
   }
 
   fileprivate mutating func nextOpening()

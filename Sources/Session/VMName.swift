@@ -8,7 +8,7 @@ public struct VMName: Hashable, Sendable, CustomStringConvertible {
   /// Below NAME_MAX (255) with room for an ending.
   private static let maximumFileNameByteCount = 200
 
-  /// 1 to 255 bytes of UTF-8 without control characters.
+  /// 1 to 255 bytes of UTF-8 that can be printed, as a hello carries them.
   public init(_ text: String) throws(StateError) {
     guard !text.isEmpty else { throw .badName("it is empty") }
     guard text.utf8.count <= WireLimits.maximumNameByteCount else {
@@ -16,8 +16,8 @@ public struct VMName: Hashable, Sendable, CustomStringConvertible {
         "it has \(text.utf8.count) bytes; at most "
           + "\(WireLimits.maximumNameByteCount) are allowed")
     }
-    guard text.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F }) else {
-      throw .badName("it has control characters")
+    guard Hello.isNameValid(text) else {
+      throw .badName("it has characters that cannot be printed")
     }
     self.text = text
   }

@@ -15,7 +15,7 @@ struct MigrationJournalTests {
     directory = StateDirectory(statePath: scratch.path("state"), runPath: scratch.path("run"))
   }
 
-  private static let epoch = Epoch(rawValue: 0x0102_0304_0506_0708)
+  private static let epoch = Epoch(rawValue: 0x0304_0506_0708)
   static let sourceRecords: [SourceRecord] = [
     .opened(session: Marks.session, epoch: epoch, mode: .quick), .handedOff(epoch: epoch),
     .ranAcknowledged(epoch: epoch), .resumed(epoch: epoch), .fenced(epoch: epoch),
@@ -87,9 +87,10 @@ struct MigrationJournalTests {
     let opening = try Self.openingPayload()
     let bad: [[UInt8]] = [
       [], [0], [99] + [UInt8](repeating: 0, count: 8), [2, 0, 0],
-      [UInt8](repeating: 2, count: 10),  // one byte too many
+      [2] + [UInt8](repeating: 0, count: 9),  // one byte too many
       [9] + [UInt8](repeating: 0, count: 8),  // the destination's
-      [1] + [UInt8](repeating: 7, count: 25),  // an unknown mode
+      [1] + [UInt8](repeating: 0, count: 24) + [7],  // an unknown mode
+      [2] + [UInt8](repeating: 7, count: 8),  // an epoch out of range
       Array(opening.dropLast()), opening + [0],
     ]
     for payload in bad {
