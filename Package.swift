@@ -123,6 +123,16 @@ let package = Package(
       name: "simulate", dependencies: ["Simulation", argumentParser],
       path: "Tools/Sources/simulate", cSettings: cSettings, swiftSettings: strictSettings),
 
+    // What reads foreign bytes, one function each: for libFuzzer and for the unit tests.
+    .target(
+      name: "FuzzTargets",
+      dependencies: [
+        "Codec", "FaultHandler", "Migration", "Pages", "Session", "System", "UFFD", "Wire",
+      ], path: "Tools/Sources/FuzzTargets", cSettings: cSettings, swiftSettings: strictSettings),
+    .testTarget(
+      name: "FuzzTests", dependencies: ["FuzzTargets", "Migration", "Session", "System", "Wire"],
+      cSettings: cSettings, swiftSettings: strictSettings),
+
     tests(of: "Pages", []),
     tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
@@ -162,3 +172,12 @@ let package = Package(
       ], cSettings: cSettings, swiftSettings: strictSettings),
   ]
 )
+
+// The fuzzer's main function is libFuzzer's own, so the program links with its run time only:
+// Tools/fuzz sets the variable and builds with --sanitize=fuzzer.
+if Context.environment["POSTCOPY_FUZZ"] != nil {
+  package.targets.append(
+    .executableTarget(
+      name: "fuzz", dependencies: ["FuzzTargets"], path: "Tools/Sources/fuzz",
+      cSettings: cSettings, swiftSettings: strictSettings))
+}

@@ -109,15 +109,19 @@ public struct AttachDocument: Hashable, Sendable {
 
 /// Finds the end of a JSON array that comes in pieces: nothing on the wire marks it but the array's
 /// own closing bracket, and the socket may stay open behind it.
-struct ArrayEndScanner {
+package struct ArrayEndScanner {
   private var depth = 0
   private var isInString = false
   private var isEscaped = false
-  private(set) var isComplete = false
+  /// Whether the array has closed.
+  package private(set) var isComplete = false
+
+  /// Before the first byte.
+  package init() {}
 
   /// Takes the next bytes. Throws `notAnArray` when the first is not "[", or when anything but
   /// white space follows the end.
-  mutating func take(_ bytes: ArraySlice<UInt8>) throws(AttachError) {
+  package mutating func take(_ bytes: ArraySlice<UInt8>) throws(AttachError) {
     for byte in bytes {
       if isInString {
         if isEscaped {

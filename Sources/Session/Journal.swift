@@ -171,15 +171,15 @@ public struct Journal: ~Copyable {
 }
 
 /// What the bytes of a journal say.
-struct JournalScan {
+package struct JournalScan {
   /// The records, oldest first.
-  let payloads: [[UInt8]]
+  package let payloads: [[UInt8]]
   /// Whether a torn record follows them.
-  let isTornAtEnd: Bool
+  package let isTornAtEnd: Bool
 
   /// Reads slot by slot; a piece of a slot at the end counts as filled up with zeros. Damage
   /// anywhere is an error.
-  init(_ bytes: [UInt8], side: JournalSide, path: String) throws(JournalError) {
+  package init(_ bytes: [UInt8], side: JournalSide, path: String) throws(JournalError) {
     var payloads: [[UInt8]] = []
     var isAtEnd = false
     var isTorn = false

@@ -21,7 +21,7 @@ public enum JournalSide: UInt8, CaseIterable, Hashable, Sendable {
 /// 0 magic "PCJL" · 4 version u16 · 6 side u8 · 7 zero · 8 sequence u64 · 16 payload bytes u16
 /// 18 zeros · 24 payload … zeros · 508 CRC-32C of bytes 0..<508          (all little-endian)
 /// ```
-enum JournalSlot {
+package enum JournalSlot {
   /// The smallest sector of every disk in use.
   static let byteCount = 512
   static let payloadOffset = 24
@@ -46,7 +46,9 @@ enum JournalSlot {
   }
 
   /// The slot for the record with that sequence number.
-  static func encode(payload: [UInt8], sequence: UInt64, side: JournalSide) -> [UInt8] {
+  package static func encode(
+    payload: [UInt8], sequence: UInt64, side: JournalSide
+  ) -> [UInt8] {
     var bytes: [UInt8] = []
     bytes.reserveCapacity(byteCount)
     bytes.appendLittleEndian(magic)

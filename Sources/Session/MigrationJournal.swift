@@ -86,7 +86,7 @@ public struct MigrationJournal<Record: JournaledRecord>: ~Copyable {
   }
 
   /// Reads the records and groups them by session.
-  static func histories(
+  package static func histories(
     of payloads: [[UInt8]], path: String
   ) throws(JournalError) -> [SessionHistory<Record>] {
     var histories: [SessionHistory<Record>] = []
