@@ -139,7 +139,11 @@ let package = Package(
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
     tests(of: "Simulation", ["Migration"]),
-    tests(of: "System", ["Pages"]),
+    // Started by the tests of hardening, which look at it from outside.
+    .executableTarget(
+      name: "hardening-probe", dependencies: ["System"], path: "Tests/hardening-probe",
+      cSettings: cSettings, swiftSettings: strictSettings),
+    tests(of: "System", ["CLinux", "Pages", "hardening-probe"]),
     .target(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
@@ -148,8 +152,8 @@ let package = Package(
     tests(
       of: "FaultHandler",
       [
-        "Codec", "CLinux", "CUFFDTestSupport", "Migration", "Pages", "System", "UFFD", "Uring",
-        "Wire",
+        "Codec", "CLiburing", "CLinux", "CUFFDTestSupport", "Migration", "Pages", "System", "UFFD",
+        "Uring", "Wire",
       ]),
     // Real parents, workers and VMMs for the tests of the supervisor.
     .executableTarget(

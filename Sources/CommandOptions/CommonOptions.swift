@@ -82,6 +82,13 @@ public struct CommonOptions: ParsableArguments {
   @Flag(name: .shortAndLong, help: "Say nothing but errors; no progress line, no report.")
   public var quiet = false
 
+  /// Whether any system call may be made.
+  @Flag(
+    help: ArgumentHelp(
+      "Do not limit the system calls of this process.",
+      discussion: "Only when one fails that should not: the kernel's audit log names it."))
+  public var noSeccomp = false
+
   /// Set for the worker of a parent process: the descriptor of the channel between them.
   @Option(help: .hidden)
   public var keeperChannel: Int32?

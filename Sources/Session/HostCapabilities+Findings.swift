@@ -29,6 +29,20 @@ public struct HostFinding: Hashable, Sendable {
     self.text = text
     self.remedy = remedy
   }
+
+  /// Findings as lines for people; each thing to do stands under its finding.
+  public static func describe(_ findings: [HostFinding]) -> String {
+    let width = findings.map(\.subject.count).max() ?? 0
+    return findings.map { finding in
+      let verdict = finding.verdict.rawValue
+      var line = finding.subject + String(repeating: " ", count: width - finding.subject.count + 2)
+      line += verdict + String(repeating: " ", count: 9 - verdict.count) + finding.text
+      if let remedy = finding.remedy {
+        line += "\n" + String(repeating: " ", count: width + 11) + "run: " + remedy
+      }
+      return line
+    }.joined(separator: "\n")
+  }
 }
 
 extension HostCapabilities {
@@ -41,20 +55,8 @@ extension HostCapabilities {
     ]
   }
 
-  /// The findings as lines for people; each thing to run stands under its finding.
-  public func describe() -> String {
-    let findings = findings()
-    let width = findings.map(\.subject.count).max() ?? 0
-    return findings.map { finding in
-      let verdict = finding.verdict.rawValue
-      var line = finding.subject + String(repeating: " ", count: width - finding.subject.count + 2)
-      line += verdict + String(repeating: " ", count: 9 - verdict.count) + finding.text
-      if let remedy = finding.remedy {
-        line += "\n" + String(repeating: " ", count: width + 11) + "run: " + remedy
-      }
-      return line
-    }.joined(separator: "\n")
-  }
+  /// The findings as lines for people.
+  public func describe() -> String { HostFinding.describe(findings()) }
 
   var userfaultfdFinding: HostFinding {
     switch userfaultfd {

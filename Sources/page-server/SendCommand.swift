@@ -115,7 +115,10 @@ struct SendCommand: ParsableCommand {
   private func work(
     _ context: WorkerContext, signals: borrowing SignalSource
   ) throws -> ExitCode {
+    // Before any thread: they inherit what they may do.
+    let findings = common.harden()
     let console = common.console(for: context)
+    for finding in findings { console.log(.debug, "\(finding)") }
     let reporter = SendReporter(
       vmName: common.vm, mode: mode.rawValue, console: console)
     do {

@@ -43,6 +43,13 @@ struct DoctorCommand: ParsableCommand {
     abstract: "Say what this host can do for a migration, and how to get what is missing.")
 
   func run() throws {
-    StandardStream.output.write(HostCapabilities.probe().describe() + "\n")
+    let host = HostCapabilities.probe().findings()
+    // To itself, behind everything else: what a worker could do here is seen by doing it.
+    let hardening = CommonOptions.hardenWorker(filteringSystemCalls: true).map { finding in
+      HostFinding(
+        finding.subject, finding.isDone ? .good : .limited,
+        finding.text + (finding.remedy.map { "; \($0)" } ?? ""))
+    }
+    StandardStream.output.write(HostFinding.describe(host + hardening) + "\n")
   }
 }

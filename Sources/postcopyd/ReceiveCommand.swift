@@ -86,7 +86,10 @@ struct ReceiveCommand: ParsableCommand {
   private func work(
     _ context: WorkerContext, signals: borrowing SignalSource
   ) throws -> ExitCode {
+    // Before any thread: they inherit what they may do.
+    let findings = common.harden()
     let console = common.console(for: context)
+    for finding in findings { console.log(.debug, "\(finding)") }
     let reporter = ReceiveReporter(vmName: common.vm, console: console)
     do {
       let session = try DestinationSession(try configuration(console), observer: reporter.note)

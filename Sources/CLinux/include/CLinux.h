@@ -3,6 +3,7 @@
 #define CLINUX_H
 
 #include "kvm_abi.h"
+#include "linux_hardening.h"
 #include "linux_host.h"
 #include "linux_memory.h"
 #include "linux_system.h"
