@@ -50,7 +50,7 @@ let package = Package(
 
     // Pure: no system call, clock, thread or randomness.
     module("Pages", []),
-    module("Codec", ["CISAL", "Pages"]),
+    module("Codec", ["CISAL", "COpenSSL", "Pages"]),
     module("Wire", ["Codec", "Pages"]),
     module("Prefetch", ["Pages"]),
     module("Migration", ["Pages", "Wire"]),
@@ -148,7 +148,11 @@ let package = Package(
       name: "CUFFDTestSupport", path: "Tests/CUFFDTestSupport", cSettings: cSettings),
     tests(of: "UFFD", ["CLinux", "CUFFDTestSupport", "Pages", "System"]),
     tests(of: "Uring", ["CLinux", "COpenSSL", "Pages", "System"]),
-    tests(of: "PageServer", ["CLinux", "Codec", "Pages", "Prefetch", "System", "Uring", "Wire"]),
+    tests(
+      of: "PageServer",
+      [
+        "CLinux", "Codec", "Migration", "Pages", "Prefetch", "Session", "System", "Uring", "Wire",
+      ]),
     tests(
       of: "FaultHandler",
       [

@@ -24,7 +24,7 @@ public final class FileBacking: MemoryBacking {
     let path: String
     switch source {
     case .file(let name), .snapshot(let name): path = name
-    case .process: invariantBroken("a file backing is made for a file")
+    case .process, .export: invariantBroken("a file backing is made for a file")
     }
     do throws(SystemError) {
       file = try MemoryFile.open(path)

@@ -1,5 +1,6 @@
 public import Pages
 public import System
+public import Wire
 
 /// Whose memory it is: the key under which a VM is locked and its hand-off recorded. With the boot
 /// id it names one memory for ever.
@@ -61,14 +62,34 @@ public protocol MemoryBacking: AnyObject, Sendable {
   func searchAbsent(
     in range: Range<UInt64>, _ found: (Range<UInt64>) -> Void
   ) throws(MemoryError) -> UInt64
+
+  /// Looks for memory in `range` that is not here at all, though it belongs to the image: it may be
+  /// neither pushed nor taken for zeros. As `searchAbsent` otherwise.
+  func searchUnheld(
+    in range: Range<UInt64>, _ found: (Range<UInt64>) -> Void
+  ) throws(MemoryError) -> UInt64
+}
+
+extension MemoryBacking {
+  /// A VM's own memory is all there.
+  public func searchUnheld(
+    in range: Range<UInt64>, _ found: (Range<UInt64>) -> Void
+  ) throws(MemoryError) -> UInt64 { range.upperBound }
 }
 
 extension MemorySource {
-  /// Opens the memory and checks all that can be checked before the VM is stopped.
-  public func open() throws(MemorySourceError) -> any MemoryBacking {
+  /// Opens the memory and checks all that can be checked before the VM is stopped. An export needs
+  /// its session's token.
+  public func open(
+    token: SessionToken? = nil
+  ) throws(MemorySourceError) -> any MemoryBacking {
     switch self {
-    case .file, .snapshot: try FileBacking(self)
-    case .process: try ProcessBacking(self)
+    case .export(let path):
+      do throws(ExportError) {
+        return try ExportBacking(ExportFile.open(path, token: token))
+      } catch { throw .export(error) }
+    case .file, .snapshot: return try FileBacking(self)
+    case .process: return try ProcessBacking(self)
     }
   }
 }

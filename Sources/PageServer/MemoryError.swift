@@ -15,6 +15,11 @@ public enum MemoryError: Error, Hashable, Sendable, CustomStringConvertible {
   case unreadable(name: String, offset: UInt64, Errno)
   /// So many poisoned pages that the medium must be failing.
   case tooManyPoisonedPages(name: String, count: Int)
+  /// An export was made when the destination had this page, and the destination asks for it: it is
+  /// not the one that the export was made for, or has lost pages.
+  case notInExport(name: String, offset: UInt64)
+  /// An export changed, or was cut, after it was checked.
+  case exportUnreadable(name: String, reason: String)
 
   /// What happened, for an operator.
   public var description: String {
@@ -28,6 +33,11 @@ public enum MemoryError: Error, Hashable, Sendable, CustomStringConvertible {
       "\(name) cannot be read at offset \(offset): \(errno)"
     case .tooManyPoisonedPages(let name, let count):
       "\(name): \(count) pages cannot be read; the host's memory or swap device is failing"
+    case .notInExport(let name, let offset):
+      "\(name) has no page at offset \(offset): the destination had it when the export was made, "
+        + "and asks for it now; make an export without --missing, or with the destination's "
+        + "present page states"
+    case .exportUnreadable(_, let reason): reason
     }
   }
 }

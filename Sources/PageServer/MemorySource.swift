@@ -6,6 +6,8 @@ public enum MemorySource: Hashable, Sendable, CustomStringConvertible {
   case process(pid: Int32, ranges: [Range<UInt64>])
   /// `snapshot:PATH`: a file that holds the memory of a VM that does not run.
   case snapshot(path: String)
+  /// `export:PATH`: what `page-server export` made of a VM that was handed over.
+  case export(path: String)
 
   /// Reads the option's text. Ranges are written as in /proc/PID/maps, `START-END` in hexadecimal
   /// (0x may stand in front), separated by commas, in the order of the image.
@@ -19,6 +21,9 @@ public enum MemorySource: Hashable, Sendable, CustomStringConvertible {
     case "snapshot":
       guard !rest.isEmpty else { throw .emptyPath(text) }
       self = .snapshot(path: rest)
+    case "export":
+      guard !rest.isEmpty else { throw .emptyPath(text) }
+      self = .export(path: rest)
     case "pid": self = try Self.parseProcess(rest)
     default: throw .unknownForm(text)
     }
@@ -66,6 +71,7 @@ public enum MemorySource: Hashable, Sendable, CustomStringConvertible {
     switch self {
     case .file(let path): "file:\(path)"
     case .snapshot(let path): "snapshot:\(path)"
+    case .export(let path): "export:\(path)"
     case .process(let pid, let ranges):
       ranges.isEmpty
         ? "pid:\(pid)"

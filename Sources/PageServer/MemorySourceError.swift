@@ -3,7 +3,7 @@ public import System
 
 /// Why memory cannot be served: found before anything moves, so the VM just runs on.
 public enum MemorySourceError: Error, Hashable, Sendable, CustomStringConvertible {
-  /// None of `file:`, `pid:` and `snapshot:`.
+  /// None of `file:`, `pid:`, `snapshot:` and `export:`.
   case unknownForm(String)
   /// A form that needs a path has none.
   case emptyPath(String)
@@ -40,12 +40,15 @@ public enum MemorySourceError: Error, Hashable, Sendable, CustomStringConvertibl
   case regionOutside(MemorySource, RegionIndex)
   /// A region's pages have another size than the memory's.
   case pageSize(MemorySource, RegionIndex, expected: UInt64)
+  /// An export that is not to be served.
+  case export(ExportError)
 
   /// What is wrong and what to do, for an operator.
   public var description: String {
     switch self {
     case .unknownForm(let text):
-      "'\(text)' names no memory; write file:PATH, pid:NUMBER[:RANGES] or snapshot:PATH"
+      "'\(text)' names no memory; write file:PATH, pid:NUMBER[:RANGES], "
+        + "snapshot:PATH or export:PATH"
     case .emptyPath(let text): "'\(text)' needs a path behind the colon"
     case .badPID(let text): "'\(text)' is no process number"
     case .badRange(let text):
@@ -77,6 +80,7 @@ public enum MemorySourceError: Error, Hashable, Sendable, CustomStringConvertibl
       "region \(region.rawValue) lies outside the memory of \(source)"
     case .pageSize(let source, let region, let expected):
       "region \(region.rawValue) must have pages of \(expected) bytes, as \(source) has"
+    case .export(let error): "\(error)"
     }
   }
 }

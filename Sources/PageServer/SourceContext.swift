@@ -58,6 +58,7 @@ final class SourceContext: Sendable {
     claims = ImageClaims(layout: layout)
     notices = try Mailbox(capacity: Self.noticeCapacity)
     policy = Lock(options.prefetch?.makePolicy(for: layout))
+    claimUnheld()
   }
 
   /// We end the links: their ends are no news any more, and nothing new is pushed.

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import Migration
 internal import Pages
 internal import Session
@@ -14,6 +15,8 @@ struct SourcePreflight: ~Copyable {
   let listener: Listener
   let epoch: Epoch
   let wasInterrupted: Bool
+  /// The session that an export goes on with; nil for a VM that is here.
+  let exported: ExportedSession?
   /// Of the session that is taken up; none for a new one.
   let records: [SourceRecord]
   private var lock: VMLock?
@@ -21,23 +24,26 @@ struct SourcePreflight: ~Copyable {
 
   init(_ configuration: SourceConfiguration) throws(Refusal) {
     let name = configuration.vmName
-    let backing = try Self.open(configuration.memory)
+    let backing = try Self.open(configuration.memory, configuration.token)
     let binding = try Self.binding(
       name, backing, vmmProcess: try Self.vmmProcess(configuration.frontEnd))
     let lock = try Self.takeLock(of: name, in: configuration.directory)
-    let journal = try Self.openJournal(of: name, in: configuration.directory)
-    let decision = SendDecision.decide(current: binding, histories: journal.histories)
-    guard case .allowed(let epoch, let wasInterrupted) = decision else {
-      throw decision.refusal(vmName: name.text) ?? Refusal(.session, "the VM is not to be sent")
+    var journal = try Self.openJournal(of: name, in: configuration.directory)
+    let exported = try (backing as? ExportBacking).map { (backing) throws(Refusal) in
+      try ExportedSession.decide(backing, vmName: name, histories: journal.histories)
     }
+    let (epoch, wasInterrupted) = try Self.decide(name, binding, journal.histories, exported)
     let listener = try Self.listen(at: configuration.endpoint, configuration.security)
+    // The last step: what this host promises from here on is durable before anybody is served.
+    try exported?.record(in: &journal, binding)
     self.backing = backing
-    self.image = Self.image(of: backing)
+    self.image = SourceImage.of(backing)
     self.binding = binding
     self.listener = listener
     self.epoch = epoch
     self.wasInterrupted = wasInterrupted
-    records = []
+    self.exported = exported
+    records = exported?.records ?? []
     self.lock = consume lock
     self.journal = consume journal
   }
@@ -50,7 +56,7 @@ struct SourcePreflight: ~Copyable {
     guard let history = journal.histories.last else {
       throw Refusal(.session, "VM \"\(name.text)\" has no session to go on with")
     }
-    let backing = try Self.open(configuration.memory)
+    let backing = try Self.open(configuration.memory, configuration.token)
     // Its VMM may be gone: it was to be made unable to run.
     let isAlive = history.binding.vmm?.isAlive ?? true
     let pid = isAlive ? try Self.vmmProcess(configuration.frontEnd) : nil
@@ -63,19 +69,42 @@ struct SourcePreflight: ~Copyable {
     }
     listener = try Self.listen(at: configuration.endpoint)
     self.backing = backing
-    image = Self.image(of: backing)
+    image = SourceImage.of(backing)
     binding = history.binding
     epoch = history.records[0].epoch
     wasInterrupted = false
+    exported = nil
     records = history.records
     self.lock = consume lock
     self.journal = consume journal
   }
 
-  private static func open(_ memory: MemorySource) throws(Refusal) -> any MemoryBacking {
+  private static func decide(
+    _ name: VMName, _ current: VMBinding, _ histories: [SessionHistory<SourceRecord>],
+    _ exported: ExportedSession?
+  ) throws(Refusal) -> (Epoch, wasInterrupted: Bool) {
+    if let exported { return (exported.header.epoch, false) }
+    let decision = SendDecision.decide(current: current, histories: histories)
+    guard case .allowed(let epoch, let wasInterrupted) = decision else {
+      throw decision.refusal(vmName: name.text) ?? Refusal(.session, "the VM is not to be sent")
+    }
+    return (epoch, wasInterrupted)
+  }
+
+  static func open(
+    _ memory: MemorySource, _ token: SessionToken
+  ) throws(Refusal) -> any MemoryBacking {
+    let backing: any MemoryBacking
     do throws(MemorySourceError) {
-      return try memory.open()
+      backing = try memory.open(token: token)
     } catch { throw Refusal(.memory, "\(error)") }
+    guard let exported = backing as? ExportBacking else { return backing }
+    // A file that came a long way is read once from end to end: a definite answer before anybody
+    // is served, and not in the middle of it.
+    do throws(ExportError) {
+      try exported.file.verify()
+    } catch { throw Refusal(.memory, "\(error)") }
+    return backing
   }
 
   private static func vmmProcess(_ frontEnd: any VMMFrontEnd) throws(Refusal) -> Int32? {
@@ -84,7 +113,7 @@ struct SourcePreflight: ~Copyable {
     } catch { throw Refusal(.vmm, "\(error)") }
   }
 
-  private static func takeLock(
+  static func takeLock(
     of name: VMName, in directory: StateDirectory
   ) throws(Refusal) -> VMLock {
     do throws(StateError) {
@@ -93,7 +122,7 @@ struct SourcePreflight: ~Copyable {
     } catch { throw Refusal(.journal, "\(error)") }
   }
 
-  private static func openJournal(
+  static func openJournal(
     of name: VMName, in directory: StateDirectory
   ) throws(Refusal) -> SourceJournal {
     do throws(JournalError) {
@@ -123,21 +152,17 @@ struct SourcePreflight: ~Copyable {
     return journal
   }
 
-  /// A file tells its length alone; a process's ranges are regions that somebody named.
-  private static func image(of backing: any MemoryBacking) -> SourceImage {
-    let layout = backing.naturalLayout
-    guard layout.regions.count == 1, let whole = layout.regions.first else {
-      return .declared(layout)
-    }
-    return .whole(byteCount: whole.byteCount, pageSize: whole.pageSize)
-  }
-
-  private static func binding(
+  static func binding(
     _ name: VMName, _ backing: any MemoryBacking, vmmProcess: Int32?
   ) throws(Refusal) -> VMBinding {
     do throws(SystemError) {
       let boot = try BootID.current()
-      let vmm = try vmmProcess.map { pid throws(SystemError) in try ProcessIdentity.of(pid: pid) }
+      // What has the memory of a VM without a VMM is this process. The mark tells it from every
+      // VM of the same name that has one.
+      let holder = backing is ExportBacking ? getpid() : nil
+      let vmm = try (vmmProcess ?? holder).map { pid throws(SystemError) in
+        try ProcessIdentity.of(pid: pid)
+      }
       switch backing.identity {
       case .file(let device, let inode):
         let memory = Session.MemoryIdentity(
@@ -157,6 +182,7 @@ struct SourcePreflight: ~Copyable {
     switch source {
     case .file(let path), .snapshot(let path): try FileSystem.isOnTmpfs(path)
     case .process: true
+    case .export(let path): try FileSystem.isOnTmpfs(path)
     }
   }
 }

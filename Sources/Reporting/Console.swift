@@ -216,7 +216,7 @@ public final class Console: Sendable {
   /// Waits until everything said so far is written; false when the flush limit came first. Without
   /// the lock: others may go on speaking.
   @discardableResult
-  func flush() -> Bool { writer.flush() }
+  public func flush() -> Bool { writer.flush() }
 
   /// Says what another process of the same session said, a line of its events: as it is with
   /// `--json`, else as if it had been said here. What is no event is shown as it is.

@@ -87,6 +87,18 @@ public enum PageStateFile {
       reason: "session \(session.text) with \(pageCount.rawValue) pages was expected")
   }
 
+  /// Checks that an open file, which may be a copy on a disk, is a whole one of that session.
+  /// EINVAL when it is not.
+  public static func check(
+    _ file: borrowing OwnedDescriptor, _ path: String, session: SessionID, pageCount: PageCount
+  ) throws(SystemError) {
+    let found = try file.read(
+      byteCount: identityByteCount, atOffset: identityOffset(pageCount), operand: path)
+    guard found == identity(session: session, pageCount: pageCount) else {
+      throw SystemError("read", path, .invalidArgument)
+    }
+  }
+
   /// Rounded up to the next page border.
   private static func identityOffset(_ pageCount: PageCount) -> UInt64 {
     let border = UInt64(borderByteCount)

@@ -12,5 +12,7 @@ struct PageServerCommand: ParsableCommand {
       VM still misses at the destination. Until the hand-over any failure lets the VM run on here.
       """,
     version: Release.version,
-    subcommands: [SendCommand.self, FenceCommand.self])
+    subcommands: [
+      SendCommand.self, FenceCommand.self, ExportCommand.self, InspectCommand.self,
+    ])
 }

@@ -42,11 +42,12 @@ struct SendCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Where the VM's memory is: file:PATH, pid:N[:RANGES] or snapshot:PATH.",
+      "Where the VM's memory is: file:PATH, pid:N[:RANGES], snapshot:PATH or export:PATH.",
       discussion: """
         file: a memory file that the VMM shares, such as /dev/shm/NAME or /proc/PID/fd/N. \
         pid: memory of a process, RANGES as in /proc/PID/maps. \
-        snapshot: the memory of a VM that does not run.
+        snapshot: the memory of a VM that does not run. \
+        export: what page-server export wrote; goes on with the session that it is of.
         """, valueName: "source"))
   var memory: String
 
@@ -92,11 +93,16 @@ struct SendCommand: ParsableCommand {
     let source = try memorySource()
     _ = try common.frontEnd(vmm)
     if vmm == "none" {
-      guard case .snapshot = source else {
+      switch source {
+      case .snapshot, .export: break
+      case .file, .process:
         throw ValidationError(
-          "--vmm none cannot stop a VM: it goes with --memory snapshot:PATH alone, or the VM would "
-            + "run on both hosts")
+          "--vmm none cannot stop a VM: it goes with --memory snapshot:PATH or export:PATH alone, "
+            + "or the VM would run on both hosts")
       }
+    }
+    if case .export = source, vmm != "none" {
+      throw ValidationError("--memory export:PATH is of a VM that no VMM runs: say --vmm none")
     }
     _ = try common.endpoint(listen, option: "--listen")
   }

@@ -11,6 +11,7 @@ import Testing
     ("file:/dev/shm/vm", MemorySource.file(path: "/dev/shm/vm")),
     ("file:a:b", .file(path: "a:b")),
     ("snapshot:/x", .snapshot(path: "/x")),
+    ("export:/x.pcx", .export(path: "/x.pcx")),
     ("pid:42", .process(pid: 42, ranges: [])),
     (
       "pid:42:1000-3000,7f0000000000-7f0000001000",
@@ -30,7 +31,8 @@ import Testing
   @Test(arguments: [
     ("", MemorySourceError.unknownForm("")), ("/dev/shm/vm", .unknownForm("/dev/shm/vm")),
     ("memfd:3", .unknownForm("memfd:3")), ("file:", .emptyPath("file:")),
-    ("snapshot:", .emptyPath("snapshot:")), ("pid:", .badPID("")), ("pid:0", .badPID("0")),
+    ("snapshot:", .emptyPath("snapshot:")), ("export:", .emptyPath("export:")),
+    ("pid:", .badPID("")), ("pid:0", .badPID("0")),
     ("pid:-1", .badPID("-1")), ("pid:x", .badPID("x")), ("pid:1:", .badRange("")),
     ("pid:1:1000", .badRange("1000")), ("pid:1:2000-1000", .badRange("2000-1000")),
     ("pid:1:+1000-2000", .badRange("+1000-2000")), ("pid:1:0-zz", .badRange("0-zz")),

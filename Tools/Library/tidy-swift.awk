@@ -17,7 +17,7 @@ BEGIN {
   door["CLinux"] = "System UFFD Uring"
   door["CNuma"] = "System"
   door["CLiburing"] = "Uring"
-  door["COpenSSL"] = "Uring"
+  door["COpenSSL"] = "Codec Uring"
   door["CISAL"] = "Codec"
   door["CLZ4"] = "Codec"
   door["CZstd"] = "Codec"
