@@ -73,7 +73,7 @@ public struct ExportedSession: Sendable {
     }
   }
 
-  private static func stale(
+  fileprivate static func stale(
     _ path: String, _ header: ExportHeader, _ reason: String
   ) -> Refusal {
     Refusal(
@@ -88,12 +88,14 @@ public struct ExportedSession: Sendable {
       for record in unrecorded { try journal.append(record, binding: binding) }
     } catch { throw Refusal(.journal, "\(error)") }
   }
+}
 
+extension ExportBacking {
   /// Why a destination must not be served from the file; nil when it may. Comes after the checks
   /// that every hello has to pass.
   public func refusal(of hello: Hello) -> Refusal? {
-    let path = backing.file.path
-    let header = header
+    let path = file.path
+    let header = file.header
     guard hello.role == .urgent else { return nil }
     guard hello.session == header.session else {
       return Refusal(
@@ -104,7 +106,7 @@ public struct ExportedSession: Sendable {
             + hello.session.text)
     }
     guard hello.epoch <= header.handedOffEpoch else {
-      return Self.stale(
+      return ExportedSession.stale(
         path, header, "the destination is in epoch \(hello.epoch.rawValue)")
     }
     guard hello.epoch >= header.epoch else {

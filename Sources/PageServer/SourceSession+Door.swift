@@ -48,6 +48,10 @@ extension SourceSession {
     guard let layout = admission.layout else {
       invariantBroken("a client that was admitted has agreed on a layout")
     }
+    if let refusal = (backing as? ExportBacking)?.refusal(of: arrival.hello) {
+      admission.clientLeft(mustReturn: false)
+      throw refusal
+    }
     do throws(MemorySourceError) {
       try backing.validate(layout)
     } catch {

@@ -172,6 +172,10 @@ public final class SourceSession {
     _ configuration: SourceConfiguration, observer: @escaping (SourceNote) -> Void
   ) throws(Refusal) {
     let preflight = try SourcePreflight(configuration)
+    if let exported = preflight.exported {
+      try self.init(configuration, preflight, exported, observer: observer)
+      return
+    }
     let session: SessionID
     do throws(SystemError) { session = try SessionID.random() } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")

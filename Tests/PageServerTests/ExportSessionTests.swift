@@ -127,7 +127,7 @@ private func hello(
   }
 
   @Test func onlyTheDestinationOfTheSessionIsServed() throws {
-    let exported = try session(try fixture())
+    let exported = try fixture().open()
     #expect(exported.refusal(of: hello()) == nil)
     #expect(exported.refusal(of: hello(epoch: ExportFixture.base, .prepared)) == nil)
     let cases: [(Hello, String)] = [
@@ -135,7 +135,7 @@ private func hello(
       (hello(otherSession), "the destination of session \(otherSession.text)"),
       (hello(epoch: Epoch(rawValue: 6)), "the destination is in epoch 6"),
       (hello(epoch: Epoch(rawValue: 3)), "before the session"),
-      (hello(.aborted), "never ran the VM"),
+      (hello(epoch: ExportFixture.base, .aborted), "never ran the VM"),
     ]
     for (hello, text) in cases {
       let refusal = exported.refusal(of: hello)
@@ -146,15 +146,6 @@ private func hello(
       exported.refusal(of: hello(epoch: Epoch(rawValue: 6)))?.reason.contains("out of date")
         == true)
   }
-
-  private func hello(_ progress: DestinationProgress) -> Hello {
-    PageServerTests.hello(testSession, epoch: ExportFixture.base, progress)
-  }
-
-  private func hello(
-    _ session: SessionID = testSession, epoch: Epoch = ExportFixture.handed,
-    _ progress: DestinationProgress = .ran
-  ) -> Hello { PageServerTests.hello(session, epoch: epoch, progress) }
 
   // MARK: What may be exported
 
