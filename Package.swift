@@ -120,7 +120,7 @@ let package = Package(
       path: "Tools/Sources/fault-latency", cSettings: cSettings, swiftSettings: strictSettings),
 
     .executableTarget(
-      name: "simulate", dependencies: ["Simulation", argumentParser],
+      name: "simulate", dependencies: ["Simulation", "System", argumentParser],
       path: "Tools/Sources/simulate", cSettings: cSettings, swiftSettings: strictSettings),
 
     // What reads foreign bytes, one function each: for libFuzzer and for the unit tests.
@@ -138,7 +138,7 @@ let package = Package(
     tests(of: "Wire", ["Codec", "Pages"]),
     tests(of: "Prefetch", ["Pages"]),
     tests(of: "Migration", ["Pages", "Simulation", "Wire"]),
-    tests(of: "Simulation", ["Migration"]),
+    tests(of: "Simulation", ["Migration", "Wire"]),
     // Started by the tests of hardening, which look at it from outside.
     .executableTarget(
       name: "hardening-probe", dependencies: ["System"], path: "Tests/hardening-probe",

@@ -8,6 +8,8 @@ public enum Mutation: String, CaseIterable, Sendable {
   case runBeforeLog
   /// A handed-off source that has lost its link lets its VM run after a while.
   case sourceResumesOnTimeout
+  /// The fence lets the source's VM run before FENCED is durable.
+  case fencedWithoutRecord
   /// A late page is written over one that is there already.
   case overwriteOnExisting
   /// The waiter of a page that is there already is not woken.
@@ -16,12 +18,26 @@ public enum Mutation: String, CaseIterable, Sendable {
   case missingDiscard
   /// Device state is loaded while stale seeded pages are still being dropped.
   case loadBeforeDiscard
+  /// A page's seed of an earlier round overtakes that of a later one on another connection.
+  case staleSeedAfterNewer
   /// A restarted destination has forgotten which pages the guest gave back.
   case removedRefetched
+  /// What was received of a run when its link broke is installed as if it were whole.
+  case halfRunInstalled
   /// The source frees its memory when everything has been sent once.
   case freeBeforeAcknowledgement
-  /// After a reconnect the source is told of a pending fault, but it is not asked for again.
-  case pendingFaultNotResent
   /// Pages that have arrived but are not installed count as resident.
   case stagedCountedResident
+  /// After a reconnect a pending fault is not asked for again.
+  case pendingFaultNotResent
+  /// After a reconnect the source pushes before it was told the whole resident map.
+  case pushBeforeMap
+  /// A resident map whose link broke half way is continued with the next link's frames.
+  case halfMapApplied
+  /// Frames of a link that another one has taken the place of are still handled.
+  case supersededHandled
+  /// A link on which nothing is heard is never given up.
+  case lossNeverNoticed
+  /// A process that was stopped gives its link up before it looks at what has come meanwhile.
+  case silenceNotDoubted
 }

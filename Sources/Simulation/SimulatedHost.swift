@@ -57,6 +57,20 @@ struct SimulatedProcess {
   /// Its side of the link; nil is down.
   var connection: Int?
   var timerGenerations = [0, 0, 0]
+  /// Until then the process is stopped: whatever happens to it waits. 0 when it runs.
+  var stalledUntil: UInt64 = 0
+  /// What it thinks of its link.
+  var monitor: LinkMonitor?
+  /// The monitor has said *lost* once; what has come meanwhile is looked at first.
+  var isLinkDoubted = false
+  /// When something reached this host last on its connection, whether it was read or not.
+  var reachedNanoseconds: UInt64 = 0
+  /// Its side of the bulk connection.
+  var isBulkUp = false
+  /// The earliest arrival of what it sends next, urgent and bulk: TCP keeps the order.
+  var arrivalFloors: [UInt64] = [0, 0]
+  /// Nothing that it sends arrives before: the welcome comes first.
+  var firstArrival: UInt64 = 0
   /// How it ended, if its core told.
   var outcome: Outcome?
 

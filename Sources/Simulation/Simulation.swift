@@ -1,19 +1,16 @@
 internal import Migration
 
-/// Runs one seed: both cores and the page ledger, first under trouble, then in a healthy tail.
+/// Runs one seed: both cores and the page ledger, first in safety mode (any trouble of the plan),
+/// then in liveness mode (both hosts healthy, no new trouble: everything must come to an end).
 public enum Simulation {
   /// The report of one seed. No clock, no hashing order and no other randomness enter into it.
   public static func run(
-    seed: UInt64, mutation: Mutation? = nil, isTracing: Bool = false
+    seed: UInt64, mutation: Mutation? = nil, changes: PlanChanges = PlanChanges(),
+    isTracing: Bool = false
   ) -> SimulationReport {
-    var world = World(seed: seed, mutation: mutation, isTracing: isTracing)
+    var world = World(seed: seed, mutation: mutation, changes: changes, isTracing: isTracing)
     world.run()
-    return SimulationReport(
-      seed: seed, violation: world.violation, fate: world.fate ?? .unknown,
-      sourceStates: Set(SourceState.allCases.filter { world.visited[0] >> $0.rawValue & 1 == 1 }),
-      destinationStates: Set(
-        DestinationState.allCases.filter { world.visited[1] >> $0.rawValue & 1 == 1 }),
-      stepCount: world.stepCount, digest: world.digest, trace: world.trace)
+    return world.report(seed: seed)
   }
 
   /// The first seed from `first` on that catches a mutation; nil when none of `seedCount` does.
@@ -25,5 +22,21 @@ public enum Simulation {
       if report.violation != nil { return report }
     }
     return nil
+  }
+}
+
+extension World {
+  /// What is told of a run that has ended.
+  func report(seed: UInt64) -> SimulationReport {
+    SimulationReport(
+      seed: seed, violation: violation, fate: fate ?? .unknown,
+      sourceStates: Set(SourceState.allCases.filter { visited[0] >> $0.rawValue & 1 == 1 }),
+      destinationStates: Set(
+        DestinationState.allCases.filter { visited[1] >> $0.rawValue & 1 == 1 }),
+      isFenced: sourceJournal.records.contains {
+        if case .fenced = $0 { true } else { false }
+      },
+      reconnectCount: reconnectCount, supersededCount: supersededCount,
+      silenceCount: silenceCount, stepCount: stepCount, digest: digest, trace: trace)
   }
 }

@@ -5,89 +5,116 @@ internal import Wire
 ///
 /// Swarm testing: a seed switches many kinds fully off, so that rare mixes occur.
 struct SimulationPlan {
-  var pageCount: Int
-  var vcpuCount: Int
-  var mode: MigrationMode
-  var memory: MemoryKind
+  /// By the knob's raw value.
+  private var values = [Int](repeating: 0, count: PlanKnob.allCases.count)
+
+  subscript(knob: PlanKnob) -> Int {
+    get { values[knob.rawValue] }
+    set { values[knob.rawValue] = newValue }
+  }
+
+  var pageCount: Int { self[.pages] }
+  var vcpuCount: Int { self[.vcpus] }
+  var mode: MigrationMode { self[.quick] == 0 ? .postCopy : .quick }
+  var memory: MemoryKind { self[.shared] == 0 ? .privateAnonymous : .shared }
   /// Whether pages were seeded while the VM still ran, so that there is something to discard.
-  var isSeeded: Bool
+  var isSeeded: Bool { self[.seeded] != 0 }
   /// The edges of this run never reconnect: a lost link is final until the process is restarted.
-  var isLossFinal: Bool
-  var sourceLimits: SourceLimits
-  var destinationLimits: DestinationLimits
-
+  var isLossFinal: Bool { self[.finalLoss] != 0 }
   /// Nothing goes wrong before this moment; half of the seeds have their trouble late.
-  var calmNanoseconds: UInt64
+  var calmNanoseconds: UInt64 { UInt64(self[.calm]) * 1000 }
+  /// New trouble begins in this span; a hand-over takes about 3 ms and a whole migration 6.
+  var troubleNanoseconds: UInt64 { UInt64(self[.trouble]) * 1000 }
+  var budgetNanoseconds: UInt64 { UInt64(self[.budget]) * 1000 }
 
-  var dropPerMille: Int
-  var duplicatePerMille: Int
-  var reorderPerMille: Int
-  var crashPerMille: Int
-  var journalFailurePerMille: Int
-  var vmmFailurePerMille: Int
-  var removalPerMille: Int
-  var partialCopyPerMille: Int
-  var faultRedeliveryPerMille: Int
-  var linkBreakCount: Int
-  var crashCount: Int
-  var operatorCount: Int
-  var selfResumeCount: Int
-  var memoryLossCount: Int
-  var doesDestinationVMDie: Bool
+  /// When the safety mode ends and the liveness mode begins.
+  var healNanoseconds: UInt64 { calmNanoseconds + troubleNanoseconds + 2_000_000 }
 
-  /// Trouble is drawn from this span; a hand-over takes about 3 ms and a whole migration 6.
-  static let troubleNanoseconds: UInt64 = 8_000_000
+  var sourceLimits: SourceLimits {
+    SourceLimits(
+      handOverNanoseconds: self[.handOverLimit] != 0 ? 15_000_000 : nil,
+      lingerNanoseconds: 10_000_000, giveUpNanoseconds: self[.giveUp] != 0 ? 8_000_000 : nil)
+  }
 
-  /// When the healthy tail begins.
-  var healNanoseconds: UInt64 { calmNanoseconds + Self.troubleNanoseconds + 2_000_000 }
+  var destinationLimits: DestinationLimits {
+    DestinationLimits(
+      giveUpBeforeGoNanoseconds: 12_000_000,
+      giveUpNanoseconds: self[.giveUp] != 0 ? 8_000_000 : nil, lingerNanoseconds: 10_000_000)
+  }
 
-  init(_ random: inout SeededRandom) {
+  /// Draws every number, also of what is changed afterwards.
+  init(_ random: inout SeededRandom, changes: PlanChanges) {
+    drawMigration(&random)
+    drawRates(&random)
+    drawCounts(&random)
+    for knob in PlanKnob.allCases {
+      if let value = changes[knob] { self[knob] = value }
+    }
+  }
+
+  /// A plan without any trouble, to which a script adds its own.
+  static func calm(_ random: inout SeededRandom, changes: PlanChanges) -> SimulationPlan {
+    var plan = SimulationPlan(&random, changes: PlanChanges())
+    for knob in PlanKnob.allCases where knob.rawValue >= PlanKnob.drop.rawValue { plan[knob] = 0 }
+    plan[.finalLoss] = 0
+    plan[.giveUp] = 0
+    plan[.calm] = 0
+    for knob in PlanKnob.allCases {
+      if let value = changes[knob] { plan[knob] = value }
+    }
+    return plan
+  }
+
+  private mutating func drawMigration(_ random: inout SeededRandom) {
+    self[.pages] = random.number(in: 8..<65)
+    self[.vcpus] = random.number(in: 1..<4)
+    self[.quick] = random.chance(perMille: 300) ? 1 : 0
+    self[.shared] = random.chance(perMille: 400) ? 1 : 0
+    self[.seeded] = random.chance(perMille: 400) ? 1 : 0
+    self[.finalLoss] = random.chance(perMille: 200) ? 1 : 0
+    self[.handOverLimit] = random.chance(perMille: 800) ? 1 : 0
+    self[.giveUp] = random.chance(perMille: 300) ? 1 : 0
+    self[.calm] = random.chance(perMille: 500) ? 0 : random.number(in: 0..<8000)
+    self[.trouble] = 8000
+    self[.budget] = random.number(in: 2000..<4001)
+  }
+
+  private mutating func drawRates(_ random: inout SeededRandom) {
     func rate(_ most: Int, _ random: inout SeededRandom) -> Int {
       random.chance(perMille: 500) ? random.number(in: 1..<most + 1) : 0
     }
-    pageCount = random.number(in: 8..<65)
-    vcpuCount = random.number(in: 1..<4)
-    mode = random.chance(perMille: 700) ? .postCopy : .quick
-    memory = random.chance(perMille: 600) ? .privateAnonymous : .shared
-    isSeeded = random.chance(perMille: 400)
-    isLossFinal = random.chance(perMille: 250)
-    let canGiveUp = random.chance(perMille: 300)
-    sourceLimits = SourceLimits(
-      handOverNanoseconds: random.chance(perMille: 800) ? 15_000_000 : nil,
-      lingerNanoseconds: 10_000_000, giveUpNanoseconds: canGiveUp ? 8_000_000 : nil)
-    destinationLimits = DestinationLimits(
-      giveUpBeforeGoNanoseconds: 12_000_000, giveUpNanoseconds: canGiveUp ? 8_000_000 : nil,
-      lingerNanoseconds: 10_000_000)
-    calmNanoseconds =
-      random.chance(perMille: 500) ? 0 : random.nanoseconds(in: 0..<8_000_000)
-    dropPerMille = rate(30, &random)
-    duplicatePerMille = rate(100, &random)
-    reorderPerMille = rate(200, &random)
-    crashPerMille = rate(12, &random)
-    journalFailurePerMille = random.chance(perMille: 400) ? rate(300, &random) : 0
-    vmmFailurePerMille = random.chance(perMille: 400) ? rate(300, &random) : 0
-    removalPerMille = rate(150, &random)
-    partialCopyPerMille = rate(300, &random)
-    faultRedeliveryPerMille = rate(200, &random)
-    linkBreakCount = rate(4, &random)
-    crashCount = rate(3, &random)
-    operatorCount = random.chance(perMille: 300) ? random.number(in: 1..<4) : 0
-    selfResumeCount = random.chance(perMille: 200) ? 1 : 0
-    memoryLossCount = random.chance(perMille: 50) ? 1 : 0
-    doesDestinationVMDie = random.chance(perMille: 60)
+    self[.drop] = rate(30, &random)
+    self[.duplicate] = rate(100, &random)
+    self[.reorder] = rate(200, &random)
+    self[.crash] = rate(12, &random)
+    self[.journal] = random.chance(perMille: 400) ? rate(300, &random) : 0
+    self[.vmm] = random.chance(perMille: 400) ? rate(300, &random) : 0
+    self[.removal] = rate(150, &random)
+    self[.partialCopy] = rate(300, &random)
+    self[.redelivery] = rate(200, &random)
+    self[.relapse] = random.chance(perMille: 400) ? rate(600, &random) : 0
   }
 
-  /// Turns every trouble off: the healthy tail, in which everything must converge.
+  private mutating func drawCounts(_ random: inout SeededRandom) {
+    func count(_ most: Int, perMille: Int, _ random: inout SeededRandom) -> Int {
+      random.chance(perMille: perMille) ? random.number(in: 1..<most + 1) : 0
+    }
+    self[.breaks] = count(4, perMille: 500, &random)
+    self[.partitions] = count(3, perMille: 350, &random)
+    self[.stalls] = count(3, perMille: 350, &random)
+    self[.crashes] = count(3, perMille: 500, &random)
+    self[.operators] = count(3, perMille: 300, &random)
+    self[.selfResumes] = count(1, perMille: 200, &random)
+    self[.memoryLosses] = count(1, perMille: 50, &random)
+    self[.vmDeaths] = count(1, perMille: 60, &random)
+    self[.hostDeaths] = count(1, perMille: 60, &random)
+    // Somebody who swears what is not so breaks P1, whatever we do: never by a seed alone.
+    self[.falseOaths] = 0
+  }
+
+  /// The liveness mode: no new trouble of any kind.
   mutating func heal() {
-    dropPerMille = 0
-    duplicatePerMille = 0
-    reorderPerMille = 0
-    crashPerMille = 0
-    journalFailurePerMille = 0
-    vmmFailurePerMille = 0
-    partialCopyPerMille = 0
-    removalPerMille = 0
-    faultRedeliveryPerMille = 0
-    isLossFinal = false
+    for knob in PlanKnob.allCases where knob.rawValue >= PlanKnob.drop.rawValue { self[knob] = 0 }
+    self[.finalLoss] = 0
   }
 }

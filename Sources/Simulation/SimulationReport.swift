@@ -2,7 +2,7 @@ public import Migration
 
 /// A broken property, with the moment.
 public struct Violation: Hashable, Sendable, CustomStringConvertible {
-  /// Which property of the design: "P1" to "P4", "P6".
+  /// Which property of the design: "P1" to "P7"; "order" is the order of a reconnect.
   public let property: String
   /// What was seen.
   public let finding: String
@@ -37,6 +37,14 @@ public struct SimulationReport: Sendable {
   public let sourceStates: Set<SourceState>
   /// Which states the destination's core was in.
   public let destinationStates: Set<DestinationState>
+  /// Whether FENCED is in the source's journal.
+  public let isFenced: Bool
+  /// How often a link was made again.
+  public let reconnectCount: Int
+  /// How often a reconnect came before the source had noticed that its link was lost.
+  public let supersededCount: Int
+  /// How often a side gave its link up because it heard nothing.
+  public let silenceCount: Int
   /// Happenings.
   public let stepCount: Int
   /// A digest (FNV-1a) over all happenings and effects: equal seeds give equal digests.

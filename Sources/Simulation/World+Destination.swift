@@ -26,7 +26,7 @@ extension World {
       if !isCurrent(.destination, life) { continue }
       note("destination → \(effect)")
       carryOut(effect)
-      if isTroubled(perMille: plan.crashPerMille) { crash(.destination) }
+      if isTroubled(.crash) { crash(.destination) }
     }
   }
 
@@ -34,7 +34,9 @@ extension World {
     switch effect {
     case .journal(let record): journal(record)
     case .journalLazily(let record): _ = destinationJournal.append(record)
-    case .dial: schedule(.dial(life: destinationLife), within: 10_000..<200_000)
+    case .dial:
+      beginDialling()
+      schedule(.dial(life: destinationLife), within: 10_000..<200_000)
     case .discard: beginDiscards()
     case .beginFaults: beginFaults()
     case .loadDeviceState: command(.load)
@@ -52,19 +54,23 @@ extension World {
 
   private mutating func journal(_ record: DestinationRecord) {
     if case .complete = record { checkCompleteness() }
-    if isTroubled(perMille: plan.journalFailurePerMille) {
-      let mayBeDurable = random.chance(perMille: 500)
-      if mayBeDurable && random.chance(perMille: 500) {
+    let fault = HandOverRecord(record).flatMap { takeScripted(.record($0)) }
+    if let failure = drawJournalFailure(fault) {
+      if failure.isDurable {
         _ = destinationJournal.makeDurable(through: destinationJournal.append(record))
       }
+      let answer = JournalAnswer.failed(
+        record, mayBeDurable: failure.mayBeDurable, Refusal(.journal, "the disk is full"))
       schedule(
-        .destinationHears(
-          .journal(
-            .failed(record, mayBeDurable: mayBeDurable, Refusal(.journal, "the disk is full"))),
-          life: destinationLife), within: 50_000..<400_000)
+        .destinationHears(.journal(answer), life: destinationLife), within: 50_000..<400_000)
       return
     }
+    if fault == .writerDiesBefore { return crashSoon(.destination) }
     let index = destinationJournal.append(record)
+    if fault == .writerDiesAfter {
+      _ = destinationJournal.makeDurable(through: index)
+      return crashSoon(.destination)
+    }
     if mutation == .runBeforeLog, case .goAccepted = record {
       agenda.add(
         .destinationHears(.journal(.durable(record)), life: destinationLife), at: nanoseconds)
@@ -109,8 +115,9 @@ extension World {
           within: 1_000..<20_000)
         return
       }
-      let fails = isTroubled(perMille: plan.vmmFailurePerMille) && !destinationVMM.isRunning
-      let isShownNotRunning = random.chance(perMille: 500)
+      let isScripted = takeScripted(.command(.run)) == .refused
+      let fails = (isTroubled(.vmm) || isScripted) && !destinationVMM.isRunning
+      let isShownNotRunning = random.chance(perMille: 500) || isScripted
       // A VMM that gives no clear answer may run all the same.
       let runs = !fails || (!isShownNotRunning && random.chance(perMille: 500))
       if runs { runDestinationVM() }
@@ -131,7 +138,7 @@ extension World {
   }
 
   private mutating func killDestinationVM() {
-    if isTroubled(perMille: plan.vmmFailurePerMille) {
+    if isTroubled(.vmm) {
       schedule(
         .destinationHears(
           .vmm(.killFailed(Refusal(.vmm, "the VMM does not die"))), life: destinationLife),
@@ -199,7 +206,7 @@ extension World {
     for page in 0..<plan.pageCount { memory.wake(page) }
     releaseWoken()
     scheduleHandler()
-    sendOutstanding()
+    requestAgain()
     checkResident()
   }
 

@@ -49,7 +49,7 @@ extension World {
     guard let decision = ledger?.fault(at: page) else { return true }
     switch decision {
     case .request:
-      send(.request(page), from: .destination)
+      request(page)
       return true
     case .alreadyRequested: return true
     case .zeroFill, .refillOrWake: return fillOne(page, 0)
@@ -99,7 +99,7 @@ extension World {
       _ = ledger?.zeroArrived(range)
       isWhole = fillZeroWaiters(range)
       if !isWhole { staged.insert(.zeroRun(range), at: 0) }
-    case .control, .request, .deviceState, .settled: return
+    case .control, .request, .runBegins, .deviceState, .residentMap: return
     }
     // A filler that meets unread events lets go of the lock, so that the reader drains them.
     if !isWhole { scheduleHandler() }
@@ -128,11 +128,11 @@ extension World {
       return true
     }
     while let run = ledger?.nextAwaitedRun(in: position..<end) {
-      let cut = isTroubled(perMille: plan.partialCopyPerMille) ? 1 : nil
+      let cut = isTroubled(.partialCopy) ? 1 : nil
       let contents = Array(versions[(run.lowerBound - start)..<(run.upperBound - start)])
       let result = memory.fill(run.lowerBound, contents, isCutShortAt: cut)
       // The one moment in which the memory knows more than the page-state file.
-      if isTroubled(perMille: plan.crashPerMille) {
+      if isTroubled(.crash) {
         crash(.destination)
         return true
       }
@@ -179,23 +179,9 @@ extension World {
         for page in start..<start + versions.count { isHere[page] = true }
       case .zeroRun(let range): for page in range { isHere[page] = true }
       case .poisoned(let page): isHere[page] = true
-      case .control, .request, .deviceState, .settled: break
+      case .control, .request, .runBegins, .deviceState, .residentMap: break
       }
     }
     if isHere.allSatisfy({ $0 }) { sayResident() }
-  }
-
-  /// After a reconnect: the faults first, then which pages need no push because they are here or
-  /// have just been asked for.
-  mutating func sendOutstanding() {
-    guard let ledger, hosts[1].connection != nil else { return }
-    var start = 0
-    while let run = ledger.nextRequestedRun(in: start..<plan.pageCount) {
-      if mutation != .pendingFaultNotResent {
-        for page in run { send(.request(page), from: .destination) }
-      }
-      start = run.upperBound
-    }
-    send(.settled((0..<plan.pageCount).map { ledger[$0] != .missing }), from: .destination)
   }
 }

@@ -6,6 +6,10 @@ struct SimulatedVCPU {
   /// The page that it faulted on; it tries again when it is woken.
   var pendingPage: Int?
   var isPendingWrite = false
+  /// When it touched that page first.
+  var pendingSince: UInt64 = 0
+  /// How often it has acted in liveness mode: it soon idles, so that the push has to do its work.
+  var tailActCount = 0
   /// It found no page but does not wait yet: a fill in this moment cannot wake it.
   var isQueueing = false
   /// The range that it is giving back.
@@ -20,6 +24,8 @@ struct SimulatedVCPU {
 
 /// The guest: reads, writes and gives back pages wherever it runs, and knows what it must see.
 extension World {
+  private static let tailActCount = 6
+
   mutating func scheduleSourceGuest() {
     guard !isSourceGuestScheduled else { return }
     isSourceGuestScheduled = true
@@ -46,6 +52,10 @@ extension World {
     guard !vcpus[vcpu].isScheduled else { return }
     vcpus[vcpu].isScheduled = true
     if hasHealed && vcpu != loader && vcpus[vcpu].pendingPage == nil {
+      vcpus[vcpu].tailActCount += 1
+      if vcpus[vcpu].tailActCount > Self.tailActCount {
+        return vcpus[vcpu].isScheduled = false
+      }
       schedule(.vcpuActs(vcpu), within: 500_000..<1_500_000)
     } else {
       schedule(.vcpuActs(vcpu), within: 10_000..<150_000)
@@ -58,7 +68,7 @@ extension World {
     guard destinationVMM.isRunning, vcpus[vcpu].removal == nil else { return }
     if let page = vcpus[vcpu].pendingPage {
       touch(page, by: vcpu, isWrite: vcpus[vcpu].isPendingWrite)
-    } else if random.chance(perMille: plan.removalPerMille) {
+    } else if random.chance(perMille: plan[.removal]) {
       beginRemoval(by: vcpu)
     } else {
       let page = random.number(in: 0..<plan.pageCount)
@@ -71,6 +81,7 @@ extension World {
   @discardableResult
   private mutating func touch(_ page: Int, by vcpu: Int, isWrite: Bool) -> Bool {
     guard let version = memory.versions[page] ?? (memory.isRegistered ? nil : 0) else {
+      if vcpus[vcpu].pendingPage != page { vcpus[vcpu].pendingSince = nanoseconds }
       vcpus[vcpu].pendingPage = page
       vcpus[vcpu].isPendingWrite = isWrite
       vcpus[vcpu].isQueueing = true
@@ -101,7 +112,7 @@ extension World {
     vcpus[vcpu].isQueueing = false
     guard memory.isRegistered else { return scheduleVCPU(vcpu) }
     memory.unreadFaults.append(page)
-    if isTroubled(perMille: plan.faultRedeliveryPerMille) { memory.unreadFaults.append(page) }
+    if isTroubled(.redelivery) { memory.unreadFaults.append(page) }
     scheduleHandler()
   }
 
@@ -114,7 +125,7 @@ extension World {
       return scheduleVCPU(loader)
     }
     vcpus[loader].isLoading = false
-    let fails = isTroubled(perMille: plan.vmmFailurePerMille)
+    let fails = isTroubled(.vmm) || takeScripted(.command(.load)) == .refused
     schedule(
       .destinationHears(
         .vmm(fails ? .loadFailed(Refusal(.vmm, "the device state does not fit")) : .loaded),

@@ -2,7 +2,7 @@ internal import Migration
 internal import Pages
 internal import Wire
 
-/// The source's edge: carries out the core's effects, serves and pushes pages.
+/// The source's edge: carries out the core's effects.
 extension World {
   var sourceLife: Int { hosts[Side.source.rawValue].life }
 
@@ -25,7 +25,7 @@ extension World {
       if !isCurrent(.source, life) { continue }
       note("source → \(effect)")
       carryOut(effect)
-      if isTroubled(perMille: plan.crashPerMille) { crash(.source) }
+      if isTroubled(.crash) { crash(.source) }
     }
   }
 
@@ -44,8 +44,7 @@ extension World {
       isPushing = false
     case .beginPush:
       isPushing = true
-      pushQueue = Array(0..<plan.pageCount)
-      schedulePush()
+      restartPush()
     case .releaseMemory: releaseMemory()
     case .send(let message): send(.control(message), from: .source)
     case .disconnect: disconnect(.source)
@@ -57,19 +56,21 @@ extension World {
   }
 
   private mutating func journal(_ record: SourceRecord) {
-    if isTroubled(perMille: plan.journalFailurePerMille) {
-      let mayBeDurable = random.chance(perMille: 500)
-      if mayBeDurable && random.chance(perMille: 500) {
-        _ = sourceJournal.makeDurable(through: sourceJournal.append(record))
-      }
+    let fault = HandOverRecord(record).flatMap { takeScripted(.record($0)) }
+    if let failure = drawJournalFailure(fault) {
+      if failure.isDurable { _ = sourceJournal.makeDurable(through: sourceJournal.append(record)) }
+      let answer = JournalAnswer.failed(
+        record, mayBeDurable: failure.mayBeDurable, Refusal(.journal, "the disk is full"))
       schedule(
-        .sourceHears(
-          .journal(
-            .failed(record, mayBeDurable: mayBeDurable, Refusal(.journal, "the disk is full"))),
-          life: sourceLife), within: 50_000..<400_000)
+        .sourceHears(.journal(answer), life: sourceLife), within: 50_000..<400_000)
       return
     }
+    if fault == .writerDiesBefore { return crashSoon(.source) }
     let index = sourceJournal.append(record)
+    if fault == .writerDiesAfter {
+      _ = sourceJournal.makeDurable(through: index)
+      return crashSoon(.source)
+    }
     if mutation == .goBeforeLog, case .handedOff = record {
       agenda.add(
         .sourceHears(.journal(.durable(record)), life: sourceLife), at: nanoseconds)
@@ -78,6 +79,25 @@ extension World {
       return
     }
     schedule(.journalWritten(.source, index: index, life: sourceLife), within: 100_000..<500_000)
+  }
+
+  /// Whether an append fails, by the plan or by the script, and what it leaves on the disk.
+  mutating func drawJournalFailure(
+    _ fault: HandOverFault.Kind?
+  ) -> (mayBeDurable: Bool, isDurable: Bool)? {
+    switch fault {
+    case .fails: return (false, false)
+    case .failsUnclear: return (true, false)
+    case .failsDurable: return (true, true)
+    default: break
+    }
+    guard isTroubled(.journal) else { return nil }
+    let mayBeDurable = random.chance(perMille: 500)
+    return (mayBeDurable, mayBeDurable && random.chance(perMille: 500))
+  }
+
+  mutating func crashSoon(_ side: Side) {
+    agenda.add(.trouble(.crash(side)), at: nanoseconds + 50_000)
   }
 
   mutating func journalWritten(_ side: Side, index: Int) {
@@ -102,7 +122,7 @@ extension World {
     guard !sourceVMM.commands.isEmpty else { return }
     let (command, life) = sourceVMM.commands.removeFirst()
     let fails =
-      isTroubled(perMille: plan.vmmFailurePerMille) || (sourceVMM.isGone && command != .disable)
+      isTroubled(.vmm) || (sourceVMM.isGone && command != .disable)
     let refusal = Refusal(.vmm, "the VMM refused")
     let event: SourceVMMEvent
     switch command {
@@ -112,6 +132,7 @@ extension World {
       event = fails ? .pauseFailed(refusal) : .paused(discardPageCount: staleSeedCount)
     case .resume:
       if !fails {
+        checkResume()
         sourceVMM.isRunning = true
         hasSourceResumed = true
         sourceVMM.isSealed = false
@@ -122,7 +143,9 @@ extension World {
       if fails || sourceVMM.isRunning {
         event = .deviceStateSaveFailed(refusal)
       } else {
-        if isCurrent(.source, life) { send(.deviceState, from: .source) }
+        if isCurrent(.source, life) {
+          agenda.add(.deviceStateLeaves(life: life), at: nanoseconds)
+        }
         sourceVMM.commands.insert((.seal, life), at: 0)
         // The destination may be prepared before.
         schedule(.vmmActs(.source), within: 5_000..<1_500_000)
@@ -156,61 +179,5 @@ extension World {
       (0..<plan.pageCount).count {
         seededVersions[$0] != nil && seededVersions[$0] != sourceMemory[$0]
       })
-  }
-
-  mutating func schedulePush() {
-    guard isPushing, !isPushScheduled else { return }
-    isPushScheduled = true
-    schedule(.push(life: sourceLife), within: 20_000..<200_000)
-  }
-
-  mutating func push(life: Int) {
-    guard isCurrent(.source, life) else { return }
-    isPushScheduled = false
-    guard isPushing, !isPushHeld, hosts[Side.source.rawValue].connection != nil else { return }
-    guard let first = pushQueue.first else {
-      if mutation == .freeBeforeAcknowledgement { releaseMemory() }
-      return
-    }
-    var count = 1
-    while count < 4, count < pushQueue.count, pushQueue[count] == first + count { count += 1 }
-    pushQueue.removeFirst(count)
-    sendPages(first..<first + count, isUrgent: false)
-    schedulePush()
-  }
-
-  /// Sends pages as what they are: bytes, zeros, poison.
-  mutating func sendPages(_ range: Range<Int>, isUrgent: Bool) {
-    var start = range.lowerBound
-    while start < range.upperBound {
-      let first = sourceMemory[start]
-      if first == SimulatedMemory.poison {
-        send(.poisoned(start), from: .source, isUrgent: isUrgent)
-        start += 1
-        continue
-      }
-      var end = start + 1
-      while end < range.upperBound, sourceMemory[end] != SimulatedMemory.poison,
-        (sourceMemory[end] == 0) == (first == 0)
-      {
-        end += 1
-      }
-      if first == 0 {
-        send(.zeroRun(start..<end), from: .source, isUrgent: isUrgent)
-      } else {
-        send(
-          .pages(start: start, versions: Array(sourceMemory[start..<end])), from: .source,
-          isUrgent: isUrgent)
-      }
-      start = end
-    }
-  }
-
-  /// P4: the memory may go only when the destination has COMPLETE on its disk.
-  private mutating func releaseMemory() {
-    let isProven = destinationJournal.durableRecords.contains {
-      if case .complete = $0 { true } else { false }
-    }
-    if !isProven { violate("P4", "the source's memory is freed before a durable COMPLETE") }
   }
 }

@@ -1,44 +1,66 @@
 internal import Migration
 internal import Wire
 
-/// What goes wrong, and the healthy tail in which everything must come to an end.
+/// What goes wrong in safety mode.
 extension World {
   mutating func scheduleTrouble() {
-    let span = plan.calmNanoseconds..<plan.calmNanoseconds + SimulationPlan.troubleNanoseconds
-    for _ in 0..<plan.linkBreakCount { schedule(.linkBreaks, within: span) }
-    for _ in 0..<plan.crashCount {
-      schedule(.crash(random.chance(perMille: 500) ? .source : .destination), within: span)
-    }
-    for _ in 0..<plan.operatorCount {
+    let span = plan.calmNanoseconds..<plan.calmNanoseconds + plan.troubleNanoseconds + 1
+    for _ in 0..<plan[.breaks] { schedule(.trouble(.linkBreaks(connection: nil)), within: span) }
+    for _ in 0..<plan[.partitions] { schedule(.trouble(.partition), within: span) }
+    for _ in 0..<plan[.stalls] {
       let side: Side = random.chance(perMille: 500) ? .source : .destination
-      schedule(.operatorActs(side, parks: random.chance(perMille: 300)), within: span)
+      schedule(.trouble(.stall(side)), within: span)
     }
-    for _ in 0..<plan.selfResumeCount { schedule(.selfResume, within: span) }
-    for _ in 0..<plan.memoryLossCount { schedule(.memoryLost, within: span) }
-    if plan.doesDestinationVMDie { schedule(.destinationVMDies, within: span) }
-    agenda.add(.heal, at: plan.healNanoseconds)
+    for _ in 0..<plan[.crashes] {
+      let side: Side = random.chance(perMille: 500) ? .source : .destination
+      schedule(.trouble(.crash(side)), within: span)
+    }
+    for _ in 0..<plan[.operators] {
+      let side: Side = random.chance(perMille: 500) ? .source : .destination
+      schedule(
+        .trouble(.operatorActs(side, parks: random.chance(perMille: 300))), within: span)
+    }
+    for _ in 0..<plan[.selfResumes] { schedule(.trouble(.selfResume), within: span) }
+    for _ in 0..<plan[.memoryLosses] { schedule(.trouble(.memoryLost), within: span) }
+    for _ in 0..<plan[.vmDeaths] { schedule(.trouble(.destinationVMDies), within: span) }
+    for _ in 0..<plan[.hostDeaths] { schedule(.trouble(.destinationHostDies), within: span) }
+    for _ in 0..<plan[.falseOaths] { schedule(.trouble(.falseOath), within: span) }
+    agenda.add(.trouble(.heal), at: plan.healNanoseconds)
+    // What a script has killed or parked goes on before its next fault is due.
+    if !script.isEmpty { schedule(.trouble(.supervise), within: 4_000_000..<5_000_000) }
+  }
+
+  /// A process is stopped: nothing is lost, everything comes late.
+  mutating func stall(_ side: Side) {
+    guard hosts[side.rawValue].isAlive, !hasHealed else { return }
+    let end = nanoseconds + random.nanoseconds(in: 200_000..<8_000_000)
+    hosts[side.rawValue].stalledUntil = max(hosts[side.rawValue].stalledUntil, end)
   }
 
   mutating func crash(_ side: Side) {
     guard hosts[side.rawValue].isAlive, !hasHealed else { return }
     note("CRASH of the \(side)")
     let connection = hosts[side.rawValue].connection
+    let dialledConnection = side == .destination ? dialled : nil
     end(side)
     switch side {
     case .source: sourceJournal.crash(keeping: &random)
     case .destination: destinationJournal.crash(keeping: &random)
     }
-    if let connection {
-      schedule(.notices(side.other, connection: connection), within: 50_000..<1_000_000)
+    // Its kernel closes what it had open.
+    if let connection = connection ?? dialledConnection {
+      tellClosed(from: side, connection, behind: nanoseconds)
     }
-    schedule(.restart(side), within: 200_000..<2_500_000)
+    schedule(.trouble(.restart(side)), within: 200_000..<2_500_000)
   }
 
   /// The process is gone; the VMMs, the userfaultfd and the page-state file are not.
-  private mutating func end(_ side: Side) {
+  mutating func end(_ side: Side) {
     hosts[side.rawValue].isAlive = false
     hosts[side.rawValue].life += 1
-    hosts[side.rawValue].connection = nil
+    hosts[side.rawValue].stalledUntil = 0
+    halfRun = side == .destination ? nil : halfRun
+    endLink(side)
     switch side {
     case .source:
       isListening = false
@@ -46,10 +68,12 @@ extension World {
       isPushing = false
       isPushHeld = false
       isPushScheduled = false
+      toldResident = []
     case .destination:
       if let ledger {
         recordedStates = (0..<ledger.pageCount).map { ledger[$0].rawValue }
       }
+      dialled = nil
       ledger = nil
       staged = []
       isInstallScheduled = false
@@ -66,30 +90,38 @@ extension World {
 
   mutating func restart(_ side: Side) {
     guard !hosts[side.rawValue].isAlive, !hosts[side.rawValue].isDone else { return }
+    if side == .source && isFencing || side == .destination && isDestinationDestroyed { return }
     hosts[side.rawValue].isAlive = true
     hosts[side.rawValue].outcome = nil
     acceptsLinks[side.rawValue] = true
     switch side {
-    case .source:
-      guard
-        let core = SourceCore(
-          recovering: sourceJournal.records, vm: sourceVMM.observed, limits: plan.sourceLimits)
-      else { return neverBegan(.source) }
-      sourceCore = core
-      startSource()
-    case .destination:
-      guard
-        let core = DestinationCore(
-          recovering: destinationJournal.records, vm: destinationVMM.observed,
-          limits: plan.destinationLimits)
-      else {
-        if destinationVMM.isGone || hasDestinationRun { return neverBegan(.destination) }
-        destinationCore = DestinationCore(limits: plan.destinationLimits)
-        return startDestination()
-      }
-      destinationCore = core
-      startDestination()
+    case .source: restartSource()
+    case .destination: restartDestination()
     }
+  }
+
+  private mutating func restartSource() {
+    honourOath()
+    guard
+      let core = SourceCore(
+        recovering: sourceJournal.records, vm: sourceVMM.observed, limits: plan.sourceLimits)
+    else { return neverBegan(.source) }
+    sourceCore = core
+    startSource()
+  }
+
+  private mutating func restartDestination() {
+    guard
+      let core = DestinationCore(
+        recovering: destinationJournal.records, vm: destinationVMM.observed,
+        limits: plan.destinationLimits)
+    else {
+      if destinationVMM.isGone || hasDestinationRun { return neverBegan(.destination) }
+      destinationCore = DestinationCore(limits: plan.destinationLimits)
+      return startDestination()
+    }
+    destinationCore = core
+    startDestination()
   }
 
   /// Nothing is on the disk: there is no session to go on with.
@@ -117,6 +149,20 @@ extension World {
       within: 10_000..<300_000)
   }
 
+  /// Power, fire: nobody closes a connection, and nothing comes back.
+  mutating func destinationHostDies() {
+    guard !isDestinationDestroyed else { return }
+    isDestinationDestroyed = true
+    hasDestinationVMDied = true
+    if let connection = hosts[1].connection ?? dialled {
+      network.swallow(from: .destination, on: connection)
+    }
+    if hosts[1].isAlive { end(.destination) }
+    endDestinationVM()
+    // Some time later the operator knows.
+    schedule(.trouble(.operatorActs(.source, parks: true)), within: 4_000_000..<12_000_000)
+  }
+
   mutating func loseSourceMemory() {
     schedule(
       .sourceHears(
@@ -129,80 +175,6 @@ extension World {
     switch side {
     case .source: feedSource(parks ? .operatorPark : .operatorAbort)
     case .destination: feedDestination(parks ? .operatorPark : .operatorAbort)
-    }
-  }
-
-  mutating func heal() {
-    hasHealed = true
-    plan.heal()
-    acceptsLinks = [true, true]
-    // A link that is half dead is found out by its own notice; what was lost with it is lost.
-    if let connection = hosts[0].connection ?? hosts[1].connection {
-      for side in Side.allCases {
-        schedule(.notices(side, connection: connection), within: 10_000..<1_000_000)
-      }
-    }
-    schedule(.supervise, within: 1_000_000..<2_000_000)
-  }
-
-  /// What an operator or a service manager does: starts again what has stopped short of an end.
-  mutating func supervise() {
-    schedule(.supervise, within: 4_000_000..<5_000_000)
-    if hasDestinationVMDied, hosts[1].outcome?.ending == .parked,
-      hosts[1].outcome?.destination == .killed
-    {
-      // It had been let run, or nobody can rule that out. P1 has been checked all along, and there
-      // is nothing left to converge to.
-      fate = .died
-      return
-    }
-    if hosts[0].isDone && hosts[1].isDone {
-      quietSuperviseCount += 1
-      // One more round: whoever still waits for a page then waits for ever.
-      if quietSuperviseCount > 1 { judge() }
-      return
-    }
-    for side in Side.allCases {
-      if !hosts[side.rawValue].isAlive && !hosts[side.rawValue].isDone { restart(side) }
-    }
-    if hosts[0].isDone, hosts[1].isAlive, destinationCore.state == .dialing {
-      feedDestination(.operatorAbort)
-    }
-    guard hosts[1].isDone, hosts[0].isAlive else { return }
-    if DestinationCore(recovering: destinationJournal.records, vm: .gone) == nil {
-      feedSource(.operatorAbort)
-    } else if hosts[0].connection == nil {
-      // The source still needs a word of the destination: its journal says it again.
-      hosts[1].outcome = nil
-      restart(.destination)
-    }
-  }
-
-  /// Both sides have ended: the VM must be in one place, whole, with nobody waiting.
-  private mutating func judge() {
-    if vcpus.prefix(plan.vcpuCount).contains(where: { $0.pendingPage != nil || $0.removal != nil })
-      && destinationVMM.isRunning
-    {
-      return violate("P6", "a vCPU still waits")
-    }
-    if destinationVMM.isRunning {
-      guard hosts[0].outcome?.ending == .completed, hosts[1].outcome?.ending == .completed else {
-        return violate("P6", "the VM runs at the destination but a side did not complete")
-      }
-      for page in 0..<plan.pageCount
-      where (memory.versions[page] ?? 0) != oracle[page] && !isBeingRemoved[page] {
-        return violate("P4", "page \(page) is not the VM's in the end")
-      }
-      fate = .moved
-    } else if sourceVMM.isRunning {
-      for page in 0..<plan.pageCount where sourceMemory[page] != oracle[page] {
-        return violate("P2", "page \(page) of the source is not the VM's in the end")
-      }
-      fate = .stayed
-    } else if hasDestinationVMDied && hasDestinationRun {
-      fate = .died
-    } else {
-      violate("P6", "the VM runs nowhere")
     }
   }
 }

@@ -25,6 +25,7 @@ struct World {
   var violation: Violation?
   var fate: Fate?
   var hasHealed = false
+  var isSupervised = false
   var quietSuperviseCount = 0
   /// One bit for each state that a core has been in after an event, by side.
   var visited: [UInt64] = [0, 0]
@@ -42,12 +43,24 @@ struct World {
   var hasSourceResumed = false
   var hasDestinationVMDied = false
 
-  // The network. Directions are named by their sender.
-  var nextConnection = 1
-  var isBlackHoled = [false, false]
-  /// The earliest arrival of the next packet, by sender and channel: TCP keeps the order.
-  var arrivalFloors: [[UInt64]] = [[0, 0], [0, 0]]
+  var isDestinationDestroyed = false
+  var isFencing = false
+  var isOathHonoured = false
+
+  // The network.
+  var network = SimulatedNetwork()
   var acceptsLinks = [true, true]
+  /// The connection on which the destination waits for a welcome.
+  var dialled: Int?
+  var helloArrival: UInt64 = 0
+  var reconnectCount = 0
+  var supersededCount = 0
+  var silenceCount = 0
+  var diallingProgress = DestinationProgress.unknown
+  var diallingKnowsSession = false
+  /// What the script still wants.
+  var script: [HandOverFault]
+  var reachedFaults: [HandOverFault] = []
 
   // The source's engine.
   var isListening = false
@@ -55,8 +68,14 @@ struct World {
   var isPushing = false
   var isPushHeld = false
   var isPushScheduled = false
-  var hasPushedAll = false
   var pushQueue: [Int] = []
+  /// What the whole resident map of this link left to push.
+  var isPushable: [Bool]
+  /// What has come of a map that is not whole yet.
+  var toldResident: [Bool] = []
+  var isReturnLink = false
+  var isDeviceStateHeld = false
+  var isMemoryReleased = false
   var sourceMemory: [UInt32]
   var isSourceGuestScheduled = false
 
@@ -70,6 +89,13 @@ struct World {
   var isHandlerScheduled = false
   var hasSaidResident = false
   var seededVersions: [UInt32?]
+  /// The first bytes of a run whose last have not come.
+  var halfRun: (start: Int, versions: [UInt32])?
+  /// A link was made again and the source was not told yet what is here.
+  var isMapDue = false
+  /// The connection on which it was told.
+  var mappedConnection: Int?
+  var requestedOnLink: [Bool]
 
   // The guest.
   var oracle: [UInt32]
@@ -77,11 +103,19 @@ struct World {
   var nextVersion: UInt32 = 1
   var vcpus: [SimulatedVCPU]
 
-  init(seed: UInt64, mutation: Mutation?, isTracing: Bool) {
+  /// A world of that seed; with a script its faults are the only trouble.
+  init(
+    seed: UInt64, mutation: Mutation?, changes: PlanChanges, script: [HandOverFault]? = nil,
+    isTracing: Bool
+  ) {
     self.mutation = mutation
     self.isTracing = isTracing
+    self.script = script ?? []
     random = SeededRandom(seed: seed)
-    plan = SimulationPlan(&random)
+    plan =
+      script == nil
+      ? SimulationPlan(&random, changes: changes)
+      : SimulationPlan.calm(&random, changes: changes)
     let pageCount = plan.pageCount
     sourceCore = SourceCore(
       session: SessionID(high: seed, low: seed), epoch: Epoch(rawValue: 0), mode: plan.mode,
@@ -98,19 +132,11 @@ struct World {
     }
     oracle = sourceMemory
     isBeingRemoved = [Bool](repeating: false, count: pageCount)
+    isPushable = [Bool](repeating: true, count: pageCount)
+    requestedOnLink = [Bool](repeating: false, count: pageCount)
     seededVersions = [UInt32?](repeating: nil, count: pageCount)
     vcpus = [SimulatedVCPU](repeating: SimulatedVCPU(), count: plan.vcpuCount + 1)
     if plan.isSeeded { seedMemory() }
-  }
-
-  /// Pages that an earlier round brought over while the VM ran; some will be stale at the freeze.
-  private mutating func seedMemory() {
-    for page in 0..<plan.pageCount where sourceMemory[page] != SimulatedMemory.poison {
-      guard random.chance(perMille: 400) else { continue }
-      seededVersions[page] = sourceMemory[page]
-      _ = memory.fill(page, [sourceMemory[page]])
-    }
-    memory.wokenPages = []
   }
 
   /// The VMM's own accesses while it loads device state are made by one more vCPU.
@@ -150,8 +176,8 @@ struct World {
   }
 
   /// Draws for one kind of trouble.
-  mutating func isTroubled(perMille: Int) -> Bool {
-    let isDrawn = random.chance(perMille: perMille)
+  mutating func isTroubled(_ knob: PlanKnob) -> Bool {
+    let isDrawn = random.chance(perMille: plan[knob])
     return isDrawn && nanoseconds >= plan.calmNanoseconds
   }
 
@@ -165,8 +191,9 @@ struct World {
     if isTracing { trace.append("\(nanoseconds / 1000) µs \(line())") }
   }
 
-  /// P1, on every step; the other properties are checked where they could break.
+  /// P1 and P7, on every step; the other properties are checked where they could break.
   private mutating func check() {
+    checkDetection()
     if sourceVMM.isRunning && destinationVMM.isRunning {
       violate("P1", "the VM runs on both hosts")
     }
@@ -179,63 +206,11 @@ struct World {
     if memory.overwriteCount > 0 { violate("P2", "a page that was there was overwritten") }
   }
 
-  private mutating func happen(_ happening: Happening) {
-    if isTracing { noteHappening(happening) }
-    switch happening {
-    case .sourceHears(let event, let life):
-      if isCurrent(.source, life) { feedSource(event) }
-    case .destinationHears(let event, let life):
-      if isCurrent(.destination, life) { feedDestination(event) }
-    case .timer(let side, let index, let generation, let life):
-      timerRanOut(side, index: index, generation: generation, life: life)
-    case .journalWritten(let side, let index, let life):
-      if isCurrent(side, life) { journalWritten(side, index: index) }
-    case .vmmActs(.source): sourceVMMActs()
-    case .vmmActs(.destination): destinationVMMActs()
-    case .arrives(let packet, let side, let connection):
-      if hosts[side.rawValue].connection == connection { arrive(packet, at: side) }
-    case .dial(let life): dial(life: life)
-    case .welcomed(let connection, let life, let welcome):
-      welcomed(connection: connection, life: life, welcome)
-    case .notices(let side, let connection): notice(side, connection: connection)
-    case .push(let life): push(life: life)
-    case .handlerReads(let life): handlerReads(life: life)
-    case .installs(let life): install(life: life)
-    case .sourceGuestActs: sourceGuestActs()
-    case .vcpuActs(let vcpu): vcpuActs(vcpu)
-    case .faultQueues(let vcpu, let page): queueFault(vcpu, page: page)
-    case .zap(let vcpu): zap(vcpu)
-    case .discardsEnd(let life): discardsEnd(life: life)
-    case .linkBreaks: breakLink()
-    case .crash(let side): crash(side)
-    case .restart(let side): restart(side)
-    case .selfResume: selfResume()
-    case .destinationVMDies: destinationVMDies()
-    case .memoryLost: loseSourceMemory()
-    case .operatorActs(let side, let parks): operatorActs(side, parks: parks)
-    case .heal: heal()
-    case .supervise: supervise()
-    }
-  }
-
-  /// Traces what is worth reading; the steps of the engines would hide it.
-  private mutating func noteHappening(_ happening: Happening) {
-    switch happening {
-    case .vcpuActs, .sourceGuestActs, .faultQueues, .push, .installs, .handlerReads, .sourceHears,
-      .destinationHears, .supervise, .dial:
-      break
-    case .timer, .journalWritten, .vmmActs, .arrives, .welcomed, .notices, .zap, .discardsEnd,
-      .linkBreaks, .crash, .restart, .selfResume, .destinationVMDies, .memoryLost, .operatorActs,
-      .heal:
-      note("\(happening)")
-    }
-  }
-
   func isCurrent(_ side: Side, _ life: Int) -> Bool {
     hosts[side.rawValue].isAlive && hosts[side.rawValue].life == life
   }
 
-  private mutating func timerRanOut(_ side: Side, index: Int, generation: Int, life: Int) {
+  mutating func timerRanOut(_ side: Side, index: Int, generation: Int, life: Int) {
     guard isCurrent(side, life), hosts[side.rawValue].timerGenerations[index] == generation else {
       return
     }

@@ -4,7 +4,7 @@ import Testing
 
 @Suite("Both cores and the page ledger under simulated trouble")
 struct SimulationTests {
-  @Test("the first seeds hold P1 to P4 on every step and converge in the healthy tail")
+  @Test("the first seeds hold P1 to P7 on every step and converge in liveness mode")
   func seedsHold() {
     for seed: UInt64 in 1...200 {
       let report = Simulation.run(seed: seed)
@@ -53,7 +53,27 @@ struct SimulationTests {
     #expect(fates == [.moved, .stayed, .died])
   }
 
-  /// Above what each needs today; a mutation that takes more has become harder to see.
+  /// The sweep must come to what it is there for, not only pass by.
+  @Test("links are lost in silence, made again and superseded, and sources are fenced")
+  func troubleStrikes() {
+    var reconnectCount = 0
+    var supersededCount = 0
+    var silenceCount = 0
+    var fencedCount = 0
+    for seed: UInt64 in 1...1000 {
+      let report = Simulation.run(seed: seed)
+      reconnectCount += report.reconnectCount
+      supersededCount += report.supersededCount
+      silenceCount += report.silenceCount
+      fencedCount += report.isFenced ? 1 : 0
+    }
+    #expect(reconnectCount > 500)
+    #expect(supersededCount > 20)
+    #expect(silenceCount > 200)
+    #expect(fencedCount > 2)
+  }
+
+  /// Twice what each needs today; a mutation that takes more has become harder to see.
   static let seedBudget: UInt64 = 1500
 
   @Test("every built-in mutation is caught", arguments: Mutation.allCases)
@@ -74,8 +94,12 @@ struct SimulationTests {
     arguments: [
       (Mutation.overwriteOnExisting, ["P2"]), (.sourceResumesOnTimeout, ["P1"]),
       (.removedRefetched, ["P3", "P4"]), (.missingDiscard, ["P3", "P4"]),
-      (.freeBeforeAcknowledgement, ["P4"]), (.stagedCountedResident, ["P4"]),
+      (.freeBeforeAcknowledgement, ["P5"]), (.stagedCountedResident, ["P4"]),
       (.existingNotWoken, ["P6"]), (.pendingFaultNotResent, ["P6"]),
+      (.staleSeedAfterNewer, ["P3", "P4"]), (.halfRunInstalled, ["P3", "P4"]),
+      (.fencedWithoutRecord, ["P1"]), (.halfMapApplied, ["P6"]), (.lossNeverNoticed, ["P7"]),
+      (.silenceNotDoubted, ["P7"]), (.pushBeforeMap, ["order"]),
+      (.supersededHandled, ["order"]),
     ])
   func caughtByTheRightProperty(mutation: Mutation, properties: [String]) throws {
     let report = Simulation.firstSeedThatCatches(mutation, within: Self.seedBudget)
