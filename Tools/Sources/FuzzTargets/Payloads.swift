@@ -16,6 +16,7 @@ enum Payloads {
         return Credit.encodedFrame(
           total: try Credit.total(in: bytes), session: header.session)
       case .zeroMap: return try zeroMap(payload, session: header.session)
+      case .residentMap: return try residentMap(payload, header)
       case .request, .pages, .zeroPages, .poisonedPages, .pushFinished, .deviceState: return nil
       default:
         guard header.type.isControlMessage else { return nil }
@@ -31,6 +32,31 @@ enum Payloads {
         "a refusal keeps its bound")
       return nil
     }
+  }
+
+  /// A map in one frame has one encoding; of a piece only the runs are looked at.
+  private static func residentMap(
+    _ payload: [UInt8], _ header: FrameHeader
+  ) throws(WireError) -> [UInt8]? {
+    let total = Int(Given.layout.totalPageCount.rawValue)
+    var decoder = ResidentMap.Decoder(totalPageCount: Given.layout.totalPageCount)
+    var runs: [Range<Int>] = []
+    try decoder.take(payload.rawBytes, isLast: header.flags.contains(.last)) { runs.append($0) }
+    for (run, next) in zip(runs, runs.dropFirst() + [total..<total]) {
+      invariant(!run.isEmpty && run.upperBound <= next.lowerBound, "resident runs stand in order")
+    }
+    guard decoder.isComplete else { return nil }
+    var encoder = ResidentMap.Encoder(session: header.session)
+    var position = 0
+    for run in runs {
+      if position < run.lowerBound {
+        encoder.append(pageCount: run.lowerBound - position, isResident: false)
+      }
+      encoder.append(pageCount: run.count, isResident: true)
+      position = run.upperBound
+    }
+    if position < total { encoder.append(pageCount: total - position, isResident: false) }
+    return encoder.takeFrame(isLast: true)
   }
 
   private static func zeroMap(_ payload: [UInt8], session: UInt32) throws(WireError) -> [UInt8] {

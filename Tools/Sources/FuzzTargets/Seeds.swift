@@ -63,6 +63,15 @@ enum FrameSeeds {
     messages.flatMap { $0.encodedFrame(session: shortID) }
   }
 
+  /// Pages 3 to 202 of the 258 are here.
+  private static let residentMap: [UInt8] = {
+    var encoder = ResidentMap.Encoder(session: shortID)
+    encoder.append(pageCount: 3, isResident: false)
+    encoder.append(pageCount: 200, isResident: true)
+    encoder.append(pageCount: 55, isResident: false)
+    return encoder.takeFrame(isLast: true)
+  }()
+
   /// A whole life of each connection in each direction.
   static let all: [FuzzSeed] = {
     let next = Given.epoch.advanced(by: 1)
@@ -101,7 +110,8 @@ enum FrameSeeds {
           + encoded(.request(run(1, 0, 1), session: shortID, sequence: 77))),
       FuzzSeed(
         name: "seed-destination-bulk",
-        bytes: [5] + Credit.encodedFrame(total: ByteCount(1 << 20), session: shortID)),
+        bytes: [5] + Credit.encodedFrame(total: ByteCount(1 << 20), session: shortID)
+          + residentMap),
     ]
   }()
 
