@@ -1,5 +1,4 @@
 internal import FoundationEssentials
-internal import Glibc
 internal import Pages
 internal import Session
 internal import System
@@ -46,11 +45,7 @@ struct SavedAttachment: Codable, Hashable {
     do { bytes = Array(try JSONEncoder().encode(self)) } catch {
       invariantBroken("numbers can be written as JSON")
     }
-    let draft = path + ".new"
-    let file = try OwnedDescriptor.open(
-      draft, flags: O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: 0o600)
-    try file.writeAll(bytes, atOffset: 0, operand: draft)
-    try FileSystem.rename(draft, to: path)
+    try FileSystem.replaceFile(path, with: bytes, permissions: 0o600)
   }
 
   /// Reads what `write` wrote.

@@ -62,11 +62,6 @@ public enum FileSystem {
     }
   }
 
-  /// Gives a file another name in the same file system, in place of whatever has it.
-  public static func rename(_ path: String, to newPath: String) throws(SystemError) {
-    guard unsafe Glibc.rename(path, newPath) == 0 else { throw SystemError("rename", path) }
-  }
-
   /// Removes an empty directory. One that is gone already is fine.
   public static func removeDirectory(_ path: String) throws(SystemError) {
     guard unsafe rmdir(path) == 0 || Errno.current == .noSuchEntry else {
