@@ -145,14 +145,15 @@ extension CommonOptions {
       follower: follower)
   }
 
-  /// The context of a worker; nil in the process that an operator starts, which is its parent.
-  public func workerContext() throws(Refusal) -> WorkerContext? {
+  /// The context of a worker with these options; nil in the process that an operator starts, which
+  /// is its parent.
+  public func workerContext(_ arguments: [String]) throws(Refusal) -> WorkerContext? {
     guard let keeperChannel else { return nil }
     do throws(SystemError) {
-      // Without the verb in front and the channel behind, both of our own making.
+      // Without the channel, which the parent has put behind them.
       return WorkerContext(
         keeper: try KeeperClient(inheritedNumber: keeperChannel),
-        arguments: Array(CommandLine.arguments.dropFirst(2).dropLast(2)))
+        arguments: arguments.dropLast(2))
     } catch { throw Refusal(.internalError, "the parent's channel cannot be used: \(error)") }
   }
 

@@ -8,19 +8,21 @@ internal import Wire
 /// The parent of a session's worker, as `page-server send` and `postcopyd receive` are it: what
 /// happens to the worker, in words, and the exit code.
 public struct ParentProcess {
-  /// What the worker is told to do first: the verb and its options, as this process was.
-  public var first: [String]
-  /// The same for a worker that goes on where another died; nil when none can.
-  public var restart: [String]?
+  private let verb: String
+  private let arguments: [String]
   private let options: CommonOptions
   private let side: JournalSide
   private let console: Console
 
-  /// The parent of a worker of that side, which does first what this process was told to do.
-  public init(options: CommonOptions, side: JournalSide) {
+  /// The parent of a worker of that side, which does first what `verb` says with these options; the
+  /// one that goes on where another died gets the same ones.
+  public init(
+    options: CommonOptions, side: JournalSide, verb: String, arguments: [String]
+  ) {
     self.options = options
     self.side = side
-    first = Array(CommandLine.arguments.dropFirst())
+    self.verb = verb
+    self.arguments = arguments
     console = options.console()
   }
 
@@ -31,8 +33,16 @@ public struct ParentProcess {
     do throws(Refusal) {
       directory = try options.directory()
     } catch { return ExitCode(refuse(error)) }
-    var plan = SupervisorPlan(first: workerArguments(first))
-    plan.restart = restart.map(workerArguments)
+    var plan = SupervisorPlan(first: workerArguments(verb))
+    plan.restart = workerArguments(RecoverVerb.name)
+    if verb != RecoverVerb.name {
+      let earlier = lastSession(directory)
+      plan.obstacle = {
+        lastSession(directory) == earlier
+          ? "the worker died before anything was begun; end a VMM that has attached to it, and "
+            + "start again" : nil
+      }
+    }
     plan.controlSocketPath = directory.controlSocketPath(ofVM: try options.vmName(), side: side)
     plan.storeAddress = ServiceDescriptors.address()
     plan.stored = stored()
@@ -53,8 +63,8 @@ public struct ParentProcess {
   }
 
   /// This program's name in front, the channel's number behind.
-  private func workerArguments(_ arguments: [String]) -> [String] {
-    [CommandLine.arguments.first ?? side.name] + arguments
+  private func workerArguments(_ verb: String) -> [String] {
+    [CommandLine.arguments.first ?? side.name, verb] + arguments
       + ["--keeper-channel", "\(ChildProcess.passedDescriptorNumber)"]
   }
 
@@ -101,6 +111,21 @@ public struct ParentProcess {
       Outcome(
         ending: .parked, reason: Refusal(.internalError, reason), source: source,
         destination: destination))
+  }
+
+  /// The last session that the journal has; nil when there is none.
+  private func lastSession(_ directory: StateDirectory) -> SessionID? {
+    guard let name = try? options.vmName() else { return nil }
+    let path = directory.journalPath(ofVM: name, side: side)
+    switch side {
+    case .source:
+      let histories: [SessionHistory<SourceRecord>]? = try? SourceJournal.read(path: path)
+      return histories?.last?.session
+    case .destination:
+      let histories: [SessionHistory<DestinationRecord>]? =
+        try? DestinationJournal.read(path: path)
+      return histories?.last?.session
+    }
   }
 
   /// What the journal proves; what a worker said is gone with it.

@@ -150,6 +150,7 @@ public final class Console: Sendable {
   }
 
   private func tell(_ event: ReportEvent, _ level: LogLevel, _ text: String) {
+    tellFollower(event)
     guard level >= style.minimumLevel else { return }
     let line = style.progress == .json ? eventLine(event) : logLine(level, text)
     state.withLock { state in post(line, .ordinary, &state) }
@@ -229,6 +230,9 @@ public final class Console: Sendable {
     switch ReportEvent(json: line) {
     case .message(let level, let text): log(level, text)
     case .progress(let sample): show(sample, now: MonotonicClock.now())
+    case .linkLost(let reason): tellLost(reason)
+    case .linkRestored(let address, let outage):
+      tellRestored(address: address, outageNanoseconds: outage)
     case .finished(let report): finish(report)
     case nil: log(.debug, line)
     }

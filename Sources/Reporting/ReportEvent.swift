@@ -46,6 +46,10 @@ public enum ReportEvent: Sendable {
       self = .finished(report)
     } else if let progress = line.progress {
       self = .progress(progress)
+    } else if line.event == "link-lost", let reason = line.reason {
+      self = .linkLost(reason: reason)
+    } else if let address = line.address, let outage = line.outageNanoseconds {
+      self = .linkRestored(address: address, outageNanoseconds: outage)
     } else if let text = line.text,
       let level = LogLevel.allCases.first(where: { $0.name == line.level })
     {

@@ -69,10 +69,6 @@ public struct SessionStatus: Codable, Hashable, Sendable {
   public var vm: String
   /// "source" or "destination".
   public var side: String
-  /// The session's id, once there is one.
-  public var session: String?
-  /// The source's epoch before the hand-off, once there is a session.
-  public var epoch: UInt64?
   /// Where the core stands.
   public var state: String
   /// Whether the peer is connected.

@@ -2,7 +2,6 @@ internal import FoundationEssentials
 internal import Glibc
 internal import Pages
 public import System
-public import Wire
 
 /// One life of one process, as it is saved.
 public struct SavedProcess: Codable, Hashable, Sendable {
@@ -21,34 +20,8 @@ public struct SavedProcess: Codable, Hashable, Sendable {
   public var identity: ProcessIdentity { ProcessIdentity(pid: pid, startTicks: startTicks) }
 }
 
-/// A region of the memory that a VMM has handed over, as it is saved: in the order of the image.
-public struct SavedRegion: Codable, Hashable, Sendable {
-  /// Where it starts in the VMM's address space.
-  public var hostAddress: UInt64
-  /// Where it starts in the image.
-  public var imageOffset: UInt64
-  /// Its length.
-  public var byteCount: UInt64
-  /// The bytes of a page.
-  public var pageByteCount: UInt32
-  /// Whether the memory is shared (memfd, tmpfs); private and anonymous otherwise.
-  public var isShared: Bool
-
-  /// A region with all its marks.
-  public init(
-    hostAddress: UInt64, imageOffset: UInt64, byteCount: UInt64, pageByteCount: UInt32,
-    isShared: Bool
-  ) {
-    self.hostAddress = hostAddress
-    self.imageOffset = imageOffset
-    self.byteCount = byteCount
-    self.pageByteCount = pageByteCount
-    self.isShared = isShared
-  }
-}
-
-/// What a new process needs to go on with a session where all of ours died: the command's options
-/// and what the VMM has said once. Names of files, never a secret.
+/// What a new process needs to go on with a session where all of ours died, beside the journal and
+/// what the engine saves: the command's options. Names of files, never a secret.
 public struct SavedSession: Codable, Hashable, Sendable {
   /// The version of the file; another one is not read.
   public static let currentVersion = 1
@@ -65,17 +38,8 @@ public struct SavedSession: Codable, Hashable, Sendable {
   public var arguments: [String]
   /// Where relative paths among them begin.
   public var workingDirectory: String
-  /// The session's id in its written form, once the source has named it.
-  public var session: String?
   /// The parent of the worker that wrote it: it keeps descriptors as long as it lives.
   public var parent: SavedProcess?
-  /// The VMM, once it has attached or was found.
-  public var vmm: SavedProcess?
-  /// The number under which the VMM holds its own duplicate of the userfaultfd.
-  public var userfaultNumber: Int32?
-  /// The VMM's memory, once it has attached; empty at a source.
-  public var regions: [SavedRegion]
-
   /// A session that has just begun.
   public init(
     vmName: VMName, side: JournalSide, boot: BootID, arguments: [String],
@@ -87,13 +51,6 @@ public struct SavedSession: Codable, Hashable, Sendable {
     self.boot = boot.text
     self.arguments = arguments
     self.workingDirectory = workingDirectory
-    regions = []
-  }
-
-  /// The session's id.
-  public var sessionID: SessionID? {
-    get { session.flatMap { SessionID(text: $0) } }
-    set { session = newValue?.text }
   }
 }
 
@@ -133,8 +90,8 @@ public enum SavedSessionError: Error, Hashable, Sendable, CustomStringConvertibl
 
 /// The file of a saved session: mode 0600, replaced whole.
 public enum SavedSessionFile {
-  /// Above a thousand regions with all their marks.
-  static let maximumByteCount = 1 << 20
+  /// Above any command line of ours.
+  static let maximumByteCount = 1 << 18
 
   /// Reads and checks the file of that VM and side. `boot` is the present one; nil when only the
   /// options are wanted.

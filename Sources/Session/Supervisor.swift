@@ -2,7 +2,7 @@ internal import Pages
 public import System
 
 /// What a parent does with its worker, and how it may end.
-public struct SupervisorPlan: Sendable {
+public struct SupervisorPlan {
   /// The program of the workers.
   public var executable = OwnExecutable.path
   /// The command line of the first worker, its name in front. The keeper's channel is its
@@ -10,6 +10,9 @@ public struct SupervisorPlan: Sendable {
   public var first: [String]
   /// The command line of a worker that goes on where another died; nil when none can.
   public var restart: [String]?
+  /// Why none can go on after all, asked at each death; nil when one can. A worker that died before
+  /// anything was begun leaves nothing to go on with.
+  public var obstacle: () -> String? = { nil }
   /// How often.
   public var limits = RestartLimits()
   /// Where a living worker of this VM would listen; nil adopts none.
@@ -49,7 +52,8 @@ public enum SupervisorEnding: Hashable, Sendable {
   case worker(exitCode: Int32)
   /// The workers died and no other is started; everything is kept by whoever has it.
   case parked(String)
-  /// A worker of this VM lives and has a parent that lives.
+  /// A worker of this VM lives and has a parent that lives; or the worker died before anything was
+  /// begun.
   case refused(String)
 }
 
@@ -213,6 +217,7 @@ public final class Supervisor {
     case .died(let how):
       observer(.died(pid: ended.pid, how: how))
       guard plan.restart != nil else { return .parked("its process died (\(how))") }
+      if let obstacle = plan.obstacle() { return .refused(obstacle) }
       let now = MonotonicClock.now()
       switch budget.workerDied(now: now) {
       case .giveUp(let count):

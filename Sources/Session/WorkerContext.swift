@@ -1,14 +1,15 @@
 internal import Glibc
-internal import System
+public import System
 
 /// What a session's process shares with those around it: its keeper, its saved session, its control
-/// socket. A session gets one with its configuration; all of it begins once the VM's lock is held.
+/// socket. All of it begins once the VM's lock is held.
 ///
 /// ```
-/// init:        context.begin(directory, vmName, side, desk)           with the lock held
-/// attached:    context.keep(KeptName.userfault, …), context.save { $0.regions = … }
-/// each event:  desk.update { $0.state = … }
-/// the end:     context.end(exitCode:, isOver:)                        with the lock still held
+/// the lock is held:    context.begin(in:vmName:side:control:)
+/// the VMM attached:    context.keeper.keep(KeptName.userfault, …), (KeptName.vmm, …)
+/// each event:          desk.update { $0.state = … }
+/// COMPLETE, or killed: context.keeper.release()
+/// the end:             context.end(exitCode:isOver:)             with the lock still held
 /// ```
 public final class WorkerContext: Sendable {
   private struct State {
@@ -62,15 +63,15 @@ public final class WorkerContext: Sendable {
     }
   }
 
-  /// Writes down something new. Syncs the file: a few milliseconds of a disk.
-  public func save(_ change: (inout SavedSession) -> Void) throws(SavedSessionError) {
-    try state.withLock { state throws(SavedSessionError) in
-      guard var saved = state.saved else { return }
-      change(&saved)
-      guard saved != state.saved else { return }
-      try SavedSessionFile.write(saved, to: state.path)
-      state.saved = saved
-    }
+  /// A duplicate of the VM's userfaultfd that somebody kept: the keeper, or an earlier worker's
+  /// parent that has stayed because nobody else holds one. nil when nobody did.
+  public func keptUserfault(of saved: SavedSession?) -> OwnedDescriptor? {
+    if let kept = try? keeper.inheritedDuplicate(named: KeptName.userfault) { return kept }
+    guard let parent = saved?.parent?.identity, parent.isAlive, parent.pid != getppid(),
+      let process = try? ProcessHandle.open(pid: parent.pid), process.identity == parent,
+      var taken = try? TakenDescriptor.userfaultfds(of: process), taken.count == 1
+    else { return nil }
+    return taken.takeFirst()
   }
 
   /// Tells whoever follows the events: one line of `--json`, without its end. Never blocks.

@@ -44,6 +44,11 @@ extension FileSystem {
     path.hasPrefix("/") ? path : try resolvedPath(".") + "/" + path
   }
 
+  /// Lets relative paths of this process begin there.
+  public static func changeDirectory(_ path: String) throws(SystemError) {
+    guard unsafe chdir(path) == 0 else { throw SystemError("chdir", path) }
+  }
+
   /// Puts a file with these bytes under that name, whole or not at all, also when the host loses
   /// power: written beside it under another name, made durable, renamed over it.
   public static func replaceFile(
@@ -58,7 +63,7 @@ extension FileSystem {
         draft, flags: O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: permissions)
       try file.writeAll(bytes, atOffset: 0, operand: draft)
       try file.synchronize(operand: draft)
-      guard unsafe rename(draft, path) == 0 else { throw SystemError("rename", path) }
+      try rename(draft, to: path)
     } catch {
       try? removeFile(draft)
       throw error

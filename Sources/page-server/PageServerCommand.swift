@@ -13,6 +13,7 @@ struct PageServerCommand: ParsableCommand {
       """,
     version: Release.version,
     subcommands: [
-      SendCommand.self, FenceCommand.self, ExportCommand.self, InspectCommand.self,
+      SendCommand.self, RecoverCommand.self, FenceCommand.self, ExportCommand.self,
+      InspectCommand.self,
     ])
 }

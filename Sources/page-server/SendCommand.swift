@@ -108,27 +108,44 @@ struct SendCommand: ParsableCommand {
   }
 
   func run() throws {
+    try run(verb: "send", arguments: Array(CommandLine.arguments.dropFirst(2)))
+  }
+
+  /// Begins a session, or goes on with one: `recover` is that verb. `arguments` are the options.
+  func run(verb: String, arguments: [String]) throws {
     BugExit.install()
     // Before any thread: they inherit what is blocked.
     let signals = try SignalSource()
-    guard let context = try common.workerContext() else {
-      throw try ParentProcess(options: common, side: .source).run(signals: signals)
+    guard let context = try common.workerContext(arguments) else {
+      throw try ParentProcess(
+        options: common, side: .source, verb: verb, arguments: arguments
+      ).run(signals: signals)
     }
-    throw try work(context, signals: signals)
+    throw try work(context, signals: signals, isRecovering: verb == RecoverVerb.name)
   }
 
   /// The worker's part: the session.
   private func work(
-    _ context: WorkerContext, signals: borrowing SignalSource
+    _ context: WorkerContext, signals: borrowing SignalSource, isRecovering: Bool
   ) throws -> ExitCode {
     // Before any thread: they inherit what they may do.
     let findings = common.harden()
     let console = common.console(for: context)
     for finding in findings { console.log(.debug, "\(finding)") }
+    let desk = SessionDesk.ofThisProcess(vmName: try common.vmName(), side: .source)
     let reporter = SendReporter(
       vmName: common.vm, mode: mode.rawValue, console: console)
+    let observer = { (note: SourceNote) in
+      reporter.note(note)
+      Self.keep(desk, at: note)
+    }
     do {
-      let session = try SourceSession(try configuration(console), observer: reporter.note)
+      let saved = isRecovering ? try common.savedSession(.source) : nil
+      let session =
+        isRecovering
+        ? try SourceSession(recovering: try configuration(console), observer: observer)
+        : try SourceSession(try configuration(console), observer: observer)
+      try common.begin(context, desk, side: .source, recovered: saved)
       let result = try session.run(signals: signals)
       reporter.finish(result)
       let ending = result.outcome.ending
@@ -172,5 +189,24 @@ struct SendCommand: ParsableCommand {
     do throws(MemorySourceError) {
       return try MemorySource(parsing: memory)
     } catch { throw ValidationError("--memory: \(error)") }
+  }
+}
+
+extension SendCommand {
+  /// What an operator sees at the control socket.
+  private static func keep(_ desk: SessionDesk, at note: SourceNote) {
+    switch note {
+    case .state(let state), .recovered(let state): desk.update { $0.state = "\(state)" }
+    case .joined, .restored: desk.update { $0.isLinked = true }
+    case .left, .lost: desk.update { $0.isLinked = false }
+    case .progress(let progress):
+      desk.update { status in
+        status.elapsedNanoseconds = progress.elapsedNanoseconds
+        status.totalPageCount = progress.totalPageCount
+        status.settledPageCount = min(
+          progress.counts?.settledPageCount ?? 0, progress.totalPageCount)
+      }
+    case .listening, .stranger, .refused, .stopRefused, .signalIgnored: break
+    }
   }
 }

@@ -12,5 +12,5 @@ struct PostcopydCommand: ParsableCommand {
       start here once the source has handed it over, and brings every page that it touches.
       """,
     version: Release.version,
-    subcommands: [ReceiveCommand.self])
+    subcommands: [ReceiveCommand.self, RecoverCommand.self])
 }

@@ -73,26 +73,45 @@ struct ReceiveCommand: ParsableCommand {
   }
 
   func run() throws {
+    try run(verb: "receive", arguments: Array(CommandLine.arguments.dropFirst(2)))
+  }
+
+  /// Begins a session, or goes on with one: `recover` is that verb. `arguments` are the options.
+  func run(verb: String, arguments: [String]) throws {
     BugExit.install()
     // Before any thread: they inherit what is blocked.
     let signals = try SignalSource()
-    guard let context = try common.workerContext() else {
-      throw try ParentProcess(options: common, side: .destination).run(signals: signals)
+    guard let context = try common.workerContext(arguments) else {
+      throw try ParentProcess(
+        options: common, side: .destination, verb: verb, arguments: arguments
+      ).run(signals: signals)
     }
-    throw try work(context, signals: signals)
+    throw try work(context, signals: signals, isRecovering: verb == RecoverVerb.name)
   }
 
   /// The worker's part: the session.
   private func work(
-    _ context: WorkerContext, signals: borrowing SignalSource
+    _ context: WorkerContext, signals: borrowing SignalSource, isRecovering: Bool
   ) throws -> ExitCode {
     // Before any thread: they inherit what they may do.
     let findings = common.harden()
     let console = common.console(for: context)
     for finding in findings { console.log(.debug, "\(finding)") }
+    let desk = SessionDesk.ofThisProcess(vmName: try common.vmName(), side: .destination)
     let reporter = ReceiveReporter(vmName: common.vm, console: console)
+    let observer = { (note: DestinationNote) in
+      reporter.note(note)
+      Self.keep(desk, at: note)
+    }
     do {
-      let session = try DestinationSession(try configuration(console), observer: reporter.note)
+      let saved = isRecovering ? try common.savedSession(.destination) : nil
+      let session =
+        isRecovering
+        ? try DestinationSession(
+          recovering: try configuration(console), userfault: context.keptUserfault(of: saved),
+          observer: observer)
+        : try DestinationSession(try configuration(console), observer: observer)
+      try common.begin(context, desk, side: .destination, recovered: saved)
       let result = try session.run(signals: signals)
       reporter.finish(result)
       let ending = result.outcome.ending
@@ -129,6 +148,24 @@ struct ReceiveCommand: ParsableCommand {
   private func sources() throws -> [Endpoint] {
     try from.split(separator: ",", omittingEmptySubsequences: false).map { text in
       try common.endpoint(String(text), option: "--from")
+    }
+  }
+}
+
+extension ReceiveCommand {
+  /// What an operator sees at the control socket.
+  private static func keep(_ desk: SessionDesk, at note: DestinationNote) {
+    switch note {
+    case .state(let state), .recovered(let state): desk.update { $0.state = "\(state)" }
+    case .joined, .restored: desk.update { $0.isLinked = true }
+    case .lost: desk.update { $0.isLinked = false }
+    case .progress(let progress):
+      desk.update { status in
+        status.elapsedNanoseconds = progress.elapsedNanoseconds
+        status.totalPageCount = progress.totalPageCount
+        status.settledPageCount = progress.statistics?.settledPageCount ?? 0
+      }
+    case .awaitingAttach, .attached, .dialling, .warning, .stopRefused, .signalIgnored: break
     }
   }
 }

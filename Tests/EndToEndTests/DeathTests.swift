@@ -94,6 +94,17 @@ extension EndToEnd {
       try migration.cleanUpParked()
     }
 
+    @Test("the worker of either side after GO: the next one goes on", arguments: [true, false])
+    func workerAfterGo(isAtSource: Bool) throws {
+      let migration = try Migration(Migration.slow, Plan(prefetch: "none"))
+      try migration.startUntilRunning()
+      let engine = try #require(isAtSource ? migration.server : migration.receiver)
+      try engine.killWorker()
+      try engine.waitFor("an earlier process's session is taken up")
+      try #require(migration.destination).waitForProgress(operations: 50)
+      try migration.expectParksOnSecondSignal(of: engine, SIGTERM)
+    }
+
     @Test("the source's VMM whose memory is read by pid: before the destination comes")
     func sourceProcess() throws {
       let migration = try Migration(GuestShape(backing: "private"), Plan(memory: .ranges))

@@ -56,11 +56,19 @@ final class Engine {
   /// Ends both of its processes at once: the parent, so that nobody starts another worker, and the
   /// worker.
   func kill() throws {
-    let said = try waitFor("worker: pid ")
-    let pid = try #require(said.split(separator: " ").last.flatMap { Int32($0) })
-    let worker = try ProcessHandle.open(pid: pid)
+    let worker = try ProcessHandle.open(pid: try workerPid)
     try program.process.send(signal: SIGKILL)
     try worker.kill()
+  }
+
+  /// Ends the worker alone.
+  func killWorker() throws { try ProcessHandle.open(pid: try workerPid).kill() }
+
+  private var workerPid: Int32 {
+    get throws {
+      let said = try waitFor("worker: pid ")
+      return try #require(said.split(separator: " ").last.flatMap { Int32($0) })
+    }
   }
 
   /// The session that it has reported, once it has ended.
