@@ -52,7 +52,7 @@ extension Connection {
       // unsafe: the span is valid during the call. A peer that does not take it need not know.
       _ = unsafe Glibc.send(
         descriptor.rawValue, buffer.baseAddress, buffer.count,
-        Int32(MSG_NOSIGNAL) | Self.dontWait)
+        SocketFlags.noSignal | SocketFlags.dontWait)
     }
   }
 

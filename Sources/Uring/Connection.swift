@@ -85,8 +85,8 @@ public final class Connection: Sendable {
       }
       var sent = 0
       let flags =
-        Int32(MSG_NOSIGNAL) | (deadline == nil ? 0 : Self.dontWait)
-        | (hasMore ? Int32(MSG_MORE) : 0)
+        SocketFlags.noSignal | (deadline == nil ? 0 : SocketFlags.dontWait)
+        | (hasMore ? SocketFlags.more : 0)
       while sent < buffer.count {
         // unsafe: sent < count, so the rest of the span is valid for the call.
         let result = unsafe Glibc.send(
@@ -109,7 +109,7 @@ public final class Connection: Sendable {
         // unsafe: the span is valid during the call.
         let result = unsafe Glibc.send(
           descriptor.rawValue, buffer.baseAddress, buffer.count,
-          Int32(MSG_NOSIGNAL) | Self.dontWait)
+          SocketFlags.noSignal | SocketFlags.dontWait)
         if result >= 0 { return result }
         switch Errno.current {
         case .tryAgain: return 0
@@ -152,7 +152,7 @@ public final class Connection: Sendable {
       while true {
         // unsafe: the span is valid during the call.
         let result = unsafe recv(
-          descriptor.rawValue, buffer.baseAddress, buffer.count, Self.dontWait)
+          descriptor.rawValue, buffer.baseAddress, buffer.count, SocketFlags.dontWait)
         if result > 0 { return result }
         if result == 0 { throw endOfStream("recv") }
         switch Errno.current {
@@ -195,9 +195,6 @@ public final class Connection: Sendable {
 }
 
 extension Connection {
-  static let dontWait = Int32(MSG_DONTWAIT)
-  static let noSignal = Int32(MSG_NOSIGNAL)
-
   private func receive(
     into buffer: UnsafeMutableRawBufferPointer, until deadline: Instant?
   ) throws(ConnectionError) -> Int {
@@ -206,7 +203,8 @@ extension Connection {
     while true {
       // unsafe: the caller's span is valid during the call.
       let result = unsafe recv(
-        descriptor.rawValue, buffer.baseAddress, buffer.count, deadline == nil ? 0 : Self.dontWait)
+        descriptor.rawValue, buffer.baseAddress, buffer.count,
+        deadline == nil ? 0 : SocketFlags.dontWait)
       if result > 0 { return result }
       if result == 0 { throw endOfStream("recv") }
       try waitOrThrow("recv", events: POLLIN, until: deadline)

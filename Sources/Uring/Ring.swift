@@ -182,7 +182,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     to descriptor: Int32, from range: Range<Int>, tag: RingTag
   ) throws(RingError) {
     let source = unsafe memory.address(range)
-    let flags = Int32(MSG_DONTWAIT) | Int32(MSG_WAITALL) | Int32(MSG_NOSIGNAL)
+    let flags = SocketFlags.dontWait | SocketFlags.waitAll | SocketFlags.noSignal
     try unsafe enqueue(.send, tag) { entry in
       // unsafe: the send ends inside io_uring_enter (MSG_DONTWAIT), while self is borrowed.
       unsafe io_uring_prep_send(entry, descriptor, source, range.count, flags)

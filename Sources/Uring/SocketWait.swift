@@ -1,4 +1,7 @@
+// timespec belongs to whichever of these modules the importer meets first.
+internal import CLiburing
 internal import CLinux
+internal import COpenSSL
 internal import Glibc
 internal import Pages
 internal import System

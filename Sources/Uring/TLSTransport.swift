@@ -64,7 +64,7 @@ struct TLSTransport {
     }
     while true {
       // unsafe: OpenSSL's buffer is valid during its callback, with that length.
-      let result = unsafe recv(descriptor, buffer.baseAddress, buffer.count, Connection.dontWait)
+      let result = unsafe recv(descriptor, buffer.baseAddress, buffer.count, SocketFlags.dontWait)
       if result > 0 {
         if firstByte == nil { unsafe firstByte = buffer[0] }
         remainingByteCount -= result
@@ -135,7 +135,7 @@ struct TLSTransport {
   }
 
   private mutating func sendNow(_ buffer: UnsafeRawBufferPointer) -> Step {
-    let flags = Connection.noSignal | Connection.dontWait | (hasMore ? Int32(MSG_MORE) : 0)
+    let flags = SocketFlags.noSignal | SocketFlags.dontWait | (hasMore ? SocketFlags.more : 0)
     while true {
       // unsafe: as in `receive`.
       let result = unsafe Glibc.send(descriptor, buffer.baseAddress, buffer.count, flags)

@@ -155,7 +155,7 @@ extension Connection {
   func taken() -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 65_536)
     // unsafe: the array is as long as recv is told.
-    let count = unsafe recv(rawDescriptor, &bytes, bytes.count, Self.dontWait)
+    let count = unsafe recv(rawDescriptor, &bytes, bytes.count, SocketFlags.dontWait)
     return Array(bytes.prefix(max(count, 0)))
   }
 
@@ -163,7 +163,7 @@ extension Connection {
   func give(_ bytes: [UInt8]) throws {
     guard !bytes.isEmpty else { return }
     // unsafe: the array is as long as send is told.
-    let count = unsafe Glibc.send(rawDescriptor, bytes, bytes.count, Self.noSignal)
+    let count = unsafe Glibc.send(rawDescriptor, bytes, bytes.count, SocketFlags.noSignal)
     try #require(count == bytes.count)
   }
 

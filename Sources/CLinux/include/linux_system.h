@@ -27,6 +27,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+// Of the enumeration in sys/socket.h the importer shows a file what the module that it met first
+// has: with OpenSSL's headers beside Glibc that is a matter of luck.
+static const int clinux_msg_dont_wait = MSG_DONTWAIT;
+static const int clinux_msg_no_signal = MSG_NOSIGNAL;
+static const int clinux_msg_more = MSG_MORE;
+static const int clinux_msg_wait_all = MSG_WAITALL;
+
 int clinux_pidfd_open(pid_t pid, unsigned int flags);
 int clinux_pidfd_getfd(int pidfd, int target_fd, unsigned int flags);
 int clinux_pidfd_send_signal(int pidfd, int signal_number);

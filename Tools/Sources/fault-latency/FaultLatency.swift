@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import Pages
 import System
 
 /// Measures the engine against a C reference of the same shape, in interleaved rounds of one run.
