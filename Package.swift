@@ -166,7 +166,8 @@ let package = Package(
     tests(
       of: "Session",
       [
-        "CLinux", "Codec", "UFFD", "Migration", "Pages", "SessionTestWorker", "System", "Wire",
+        "CLinux", "Codec", "UFFD", "Migration", "Pages", "SessionTestWorker", "System",
+        "Uring", "Wire",
       ]),
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
     tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
