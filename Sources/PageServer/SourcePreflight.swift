@@ -67,7 +67,7 @@ struct SourcePreflight: ~Copyable {
         "the memory and process that are named are not those of VM \"\(name.text)\" in session "
           + "\(history.session.text); name the ones that it was sent from")
     }
-    listener = try Self.listen(at: configuration.endpoint)
+    listener = try Self.listen(at: configuration.endpoint, configuration.security)
     self.backing = backing
     image = SourceImage.of(backing)
     binding = history.binding

@@ -63,7 +63,7 @@ extension FileSystem {
         draft, flags: O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: permissions)
       try file.writeAll(bytes, atOffset: 0, operand: draft)
       try file.synchronize(operand: draft)
-      try rename(draft, to: path)
+      guard unsafe Glibc.rename(draft, path) == 0 else { throw SystemError("rename", path) }
     } catch {
       try? removeFile(draft)
       throw error
