@@ -55,7 +55,10 @@ extension DestinationSession {
     case .setTimer(let timer, let deadline): timers.set(timer, at: deadline)
     case .cancelTimer(let timer): timers.cancel(timer)
     case .refuseStop(let reason): observer(.stopRefused(reason))
-    case .finish(let outcome): self.outcome = outcome
+    case .finish(let outcome):
+      self.outcome = outcome
+      // The VM is whole, or gone: nobody needs its userfaultfd any more.
+      if outcome.ending != .parked { configuration.keeper?.release() }
     }
   }
 

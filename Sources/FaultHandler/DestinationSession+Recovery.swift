@@ -42,6 +42,7 @@ extension DestinationSession {
     guard let vm, core.needsMemory else { return }
     self.vm = vm
     plane = try recoverPlane(vm, core.session)
+    handToKeeper(vm)
   }
 
   /// The VMM's process and its memory; nil when it is gone.

@@ -74,6 +74,7 @@ extension DestinationSession {
     } catch {
       return refuse(error, vm)
     }
+    handToKeeper(vm)
     observer(
       .attached(
         pid: vm.memory.process.identity.pid, regionCount: vm.layout.regions.count,
@@ -81,6 +82,18 @@ extension DestinationSession {
     core.start(now: MonotonicClock.now(), into: &effects)
     carryOut()
     drain()
+  }
+
+  /// Should this process die, the next one gets them from there. Without them it takes the VMM's
+  /// own duplicate, so a keeper that has no room is no reason to stop.
+  func handToKeeper(_ vm: AttachedVM) {
+    guard let keeper = configuration.keeper, keeper.inherited.isEmpty else { return }
+    do {
+      try keeper.keep(KeptName.userfault, vm.memory.userfault.duplicate())
+      try keeper.keep(KeptName.vmm, vm.memory.process.descriptor)
+    } catch {
+      observer(.warning("the parent process keeps no duplicate of the userfaultfd: \(error)"))
+    }
   }
 
   /// Ends a session whose VMM cannot be used. One that keeps no duplicate of its userfaultfd would

@@ -28,6 +28,8 @@ public struct DestinationConfiguration: Sendable {
   public var connectNanoseconds: UInt64
   /// How long nothing may be heard of the source until the link counts as lost.
   public var heartbeatBudgetNanoseconds: UInt64
+  /// Who keeps duplicates of the VM's descriptors beside us; nil when nobody does.
+  public var keeper: KeeperClient?
   /// Where the fault thread runs.
   public var faultPlacement: ThreadPlacement
   /// Where the bulk installers run.

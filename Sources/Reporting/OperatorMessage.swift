@@ -30,7 +30,7 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
     let cause = outcome.reason.map { ": \($0.reason)" } ?? ""
     self.init(
       vmName: vmName, happening: Self.verdict(of: outcome.ending) + cause, source: outcome.source,
-      destination: outcome.destination, nextStep: Self.nextStep(after: outcome))
+      destination: outcome.destination, nextStep: Self.nextStep(after: outcome, vmName))
   }
 
   /// The word for an ending, in messages and in JSON.
@@ -43,7 +43,7 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
-  private static func nextStep(after outcome: Outcome) -> String {
+  private static func nextStep(after outcome: Outcome, _ vmName: String) -> String {
     switch outcome.ending {
     case .completed: return "nothing; what is left of the VM at the source can be ended"
     case .refused:
@@ -64,8 +64,13 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
         return "resume the VM at the source by its VMM's own means; it does not run at the "
           + "destination"
       }
+      if outcome.destination == .killed {
+        return
+          "nothing brings the VM back: its process at the destination is gone. What the source "
+          + "holds is its state at the hand-over: look at it before anything is ended"
+      }
       return "start the VM on neither host by hand, and keep both hosts' VMMs and state "
-        + "directories: nothing is lost. This version cannot go on from here; a later one will"
+        + "directories: nothing is lost. Go on with postcopyctl recover --vm \(vmName) on each host"
     }
   }
 

@@ -13,6 +13,7 @@ struct PostcopyctlCommand: ParsableCommand {
     subcommands: [
       TokenCommand.self, CertificatesCommand.self, DoctorCommand.self, ListCommand.self,
       StatusCommand.self, ParkCommand.self, AbortCommand.self,
+      RecoverCommand.self,
     ])
 }
 

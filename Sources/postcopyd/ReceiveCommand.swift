@@ -108,9 +108,9 @@ struct ReceiveCommand: ParsableCommand {
       let session =
         isRecovering
         ? try DestinationSession(
-          recovering: try configuration(console), userfault: context.keptUserfault(of: saved),
-          observer: observer)
-        : try DestinationSession(try configuration(console), observer: observer)
+          recovering: try configuration(console, context),
+          userfault: context.keptUserfault(of: saved), observer: observer)
+        : try DestinationSession(try configuration(console, context), observer: observer)
       try common.begin(context, desk, side: .destination, recovered: saved)
       let result = try session.run(signals: signals)
       reporter.finish(result)
@@ -131,12 +131,15 @@ struct ReceiveCommand: ParsableCommand {
     }
   }
 
-  private func configuration(_ console: Console) throws -> DestinationConfiguration {
+  private func configuration(
+    _ console: Console, _ context: WorkerContext
+  ) throws -> DestinationConfiguration {
     let sources = try sources()
     var configuration = DestinationConfiguration(
       vmName: try common.vmName(), attachPath: attach, frontEnd: try common.frontEnd(vmm),
       sources: sources, security: try common.security(of: sources, console: console),
       token: try common.token(), directory: try common.directory())
+    configuration.keeper = context.keeper
     configuration.connectNanoseconds = connectTimeout * 1_000_000_000
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
