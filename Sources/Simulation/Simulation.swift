@@ -4,11 +4,15 @@ internal import Migration
 /// then in liveness mode (both hosts healthy, no new trouble: everything must come to an end).
 public enum Simulation {
   /// The report of one seed. No clock, no hashing order and no other randomness enter into it.
+  ///
+  /// With `isTracing` the observer hears each line of the trace as it comes, also of a run that a
+  /// broken invariant stops.
   public static func run(
     seed: UInt64, mutation: Mutation? = nil, changes: PlanChanges = PlanChanges(),
-    isTracing: Bool = false
+    isTracing: Bool = false, observer: ((String) -> Void)? = nil
   ) -> SimulationReport {
     var world = World(seed: seed, mutation: mutation, changes: changes, isTracing: isTracing)
+    world.observer = observer
     world.run()
     return world.report(seed: seed)
   }

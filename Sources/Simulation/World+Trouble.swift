@@ -32,9 +32,12 @@ extension World {
 
   /// A process is stopped: nothing is lost, everything comes late.
   mutating func stall(_ side: Side) {
-    guard hosts[side.rawValue].isAlive, !hasHealed else { return }
-    let end = nanoseconds + random.nanoseconds(in: 200_000..<8_000_000)
-    hosts[side.rawValue].stalledUntil = max(hosts[side.rawValue].stalledUntil, end)
+    // What waits for the end of a stop is in its order; a longer one would mix it up.
+    guard hosts[side.rawValue].isAlive, hosts[side.rawValue].stalledUntil <= nanoseconds,
+      !hasHealed
+    else { return }
+    hosts[side.rawValue].stalledUntil =
+      nanoseconds + random.nanoseconds(in: 200_000..<8_000_000)
   }
 
   mutating func crash(_ side: Side) {

@@ -15,6 +15,8 @@ struct World {
 
   let mutation: Mutation?
   let isTracing: Bool
+  /// Hears each line of the trace as it comes: a broken invariant stops the process before the end.
+  var observer: ((String) -> Void)?
   var plan: SimulationPlan
   var random: SeededRandom
   var agenda = Agenda()
@@ -188,7 +190,9 @@ struct World {
   }
 
   mutating func note(_ line: @autoclosure () -> String) {
-    if isTracing { trace.append("\(nanoseconds / 1000) µs \(line())") }
+    guard isTracing else { return }
+    trace.append("\(nanoseconds / 1000) µs \(line())")
+    observer?(trace[trace.count - 1])
   }
 
   /// P1 and P7, on every step; the other properties are checked where they could break.

@@ -70,7 +70,7 @@ struct LostAcknowledgementTests {
   @Test(
     "a destination that accepted GO is waited for, not told again",
     arguments: [
-      DestinationProgress.goAccepted, .ran, .complete,
+      DestinationProgress.goAccepted, .ran,
     ])
   func acceptedGoIsWaitedFor(progress: DestinationProgress) {
     var rig = SourceRig.at(.handedOff)
@@ -111,6 +111,19 @@ struct LostAcknowledgementTests {
         .disableVM, .journalLazily(.ranAcknowledged(epoch: handed)),
         .journal(.completed(epoch: handed)),
       ])
+  }
+
+  @Test("a hello that proves COMPLETE is as good as the message")
+  func completeInTheHello() {
+    var rig = SourceRig.at(.handedOff)
+    rig.feed(.linkDown(isFinal: false, lost))
+    #expect(
+      rig.feed(.linkUp(.complete)).deeds == [
+        .disableVM, .journalLazily(.ranAcknowledged(epoch: handed)),
+        .journal(.completed(epoch: handed)),
+      ])
+    #expect(
+      rig.feed(.received(.complete(epoch: handed))) == [], "and said again it changes nothing")
   }
 
   @Test("ABORTED is the only way back, and RESUMED is durable before the VM runs")

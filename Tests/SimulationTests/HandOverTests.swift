@@ -3,8 +3,8 @@ import Testing
 import Wire
 
 /// Every message and every record of the hand-over, lost, doubled, delayed, or with a process
-/// killed at it. The judge is `handOver` itself: P1 to P7 on every step, then without a durable HANDED_OFF
-/// the VM runs at the source, with one at the destination unless ABORTED undid it.
+/// killed at it. The judge is `handOver` itself: P1 to P7 on every step, then without a durable
+/// HANDED_OFF the VM runs at the source, with one at the destination unless ABORTED undid it.
 @Suite("Hand-over under loss")
 struct HandOverTests {
   @Test("without a fault the VM moves", arguments: MigrationMode.allCases)
@@ -70,7 +70,7 @@ struct HandOverTests {
     let go = HandOverFault.Point.message(.go)
     for kinds in [
       [HandOverFault.Kind.lost, .lostSilently], [.lostSilently, .senderDiesBefore],
-      [.receiverDiesBefore, .receiverDiesAfter], [.senderDiesAfter, .delayed],
+      [.senderDiesAfter, .delayed], [.lostSilently, .duplicated],
     ] {
       let run = Simulation.handOver(kinds.map { HandOverFault(go, $0) }, mode: .postCopy)
       #expect(run.finding == nil)

@@ -1,4 +1,5 @@
 internal import Simulation
+internal import System
 
 /// What a stretch of seeds came to.
 struct SweepPart: Sendable {
@@ -36,6 +37,12 @@ struct SweepPart: Sendable {
     zip(Fate.allCases, fateCounts).map { "\($0.rawValue) \($1)" }.joined(separator: ", ")
   }
 
+  /// At once, not when a buffer is full: what comes next may stop the process.
+  private static func tell(_ line: String) {
+    // Nobody reads it any more: then nobody misses it.
+    _ = StandardStream.output.write(line + "\n")
+  }
+
   /// How many seeds one piece of work has: small enough to end soon behind a failing one.
   static let seedCountOfPart: UInt64 = 500
 
@@ -45,9 +52,11 @@ struct SweepPart: Sendable {
   ) -> SweepPart {
     var part = SweepPart()
     for seed in first..<first + count {
-      if announces { print("seed \(seed)") }
-      let report = Simulation.run(seed: seed, changes: changes, isTracing: traces)
-      if traces { Simulate.printTrace(of: report) }
+      if announces { Self.tell("seed \(seed)") }
+      let report = Simulation.run(
+        seed: seed, changes: changes, isTracing: traces,
+        observer: traces ? { Self.tell("  \($0)") } : nil)
+      if traces { Self.tell("seed \(seed), digest \(String(report.digest, radix: 16))") }
       part.count(report)
       if part.failedSeed != nil { break }
     }
