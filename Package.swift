@@ -133,6 +133,22 @@ let package = Package(
       name: "FuzzTests", dependencies: ["FuzzTargets", "Migration", "Session", "System", "Wire"],
       cSettings: cSettings, swiftSettings: strictSettings),
 
+    // The relay that makes links fail: its parts, its executable.
+    .target(
+      name: "LinkFaultKit",
+      dependencies: ["CLinux", "Pages", "Simulation", "System", "Uring", "Wire"],
+      path: "Tools/Sources/LinkFaultKit", cSettings: cSettings, swiftSettings: strictSettings),
+    .executableTarget(
+      name: "linkfault",
+      dependencies: ["LinkFaultKit", "Pages", "System", "Uring", "VMM", argumentParser],
+      path: "Tools/Sources/linkfault", cSettings: cSettings, swiftSettings: strictSettings),
+    .executableTarget(
+      name: "link-recovery",
+      dependencies: [
+        "GuestKit", "LinkFaultKit", "Pages", "Simulation", "System", "VMM", argumentParser,
+      ],
+      path: "Tools/Sources/link-recovery", cSettings: cSettings, swiftSettings: strictSettings),
+
     tests(of: "Pages", []),
     tests(of: "Codec", []),
     tests(of: "Wire", ["Codec", "Pages"]),
@@ -172,12 +188,28 @@ let package = Package(
     tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
     tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
 
+    // How both suites of whole programs start, watch and end them.
+    .target(
+      name: "ProgramHarness",
+      dependencies: [
+        "CLinux", "GuestKit", "LinkFaultKit", "Pages", "Reporting", "Session", "System", "Uring",
+        "VMM",
+      ],
+      path: "Tests/EndToEndTests/Harness", cSettings: cSettings, swiftSettings: strictSettings),
     // The executables are dependencies so that `swift test` builds them.
     .testTarget(
       name: "EndToEndTests",
       dependencies: [
-        "CLinux", "GuestKit", "Migration", "Pages", "Reporting", "Session", "System", "UFFD",
-        "Uring", "VMM", "Wire", "microvm", "page-server", "postcopyctl", "postcopyd",
+        "CLinux", "GuestKit", "Migration", "Pages", "ProgramHarness", "Reporting", "Session",
+        "System", "UFFD", "Uring", "VMM", "Wire", "microvm", "page-server", "postcopyctl",
+        "postcopyd",
+      ], exclude: ["Harness"], cSettings: cSettings, swiftSettings: strictSettings),
+    .testTarget(
+      name: "FaultInjectionTests",
+      dependencies: [
+        "GuestKit", "LinkFaultKit", "Pages", "ProgramHarness", "Reporting", "Session", "System",
+        "UFFD", "Uring", "VMM", "Wire", "linkfault", "microvm", "page-server", "postcopyctl",
+        "postcopyd",
       ], cSettings: cSettings, swiftSettings: strictSettings),
   ]
 )

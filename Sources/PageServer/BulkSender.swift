@@ -185,7 +185,9 @@ struct BulkSender: ~Copyable {
       if segment.kind == .content {
         let affordable = try waitForCredit(pageByteCount: loader.pageByteCount)
         segment = loader.segment(from: page, limit: affordable)
-        spent += UInt64(segment.pageCount * loader.pageByteCount)
+        let byteCount = UInt64(segment.pageCount * loader.pageByteCount)
+        spent += byteCount
+        context.bulkRate?.withLock { $0.spend(byteCount: byteCount, now: MonotonicClock.now()) }
       }
       page += segment.pageCount
       // Held back for the next segment only if that need not wait for credit itself.
@@ -210,38 +212,58 @@ struct BulkSender: ~Copyable {
 
   /// Waits until at least one page may be sent; how many.
   private mutating func waitForCredit(pageByteCount: Int) throws(ServeError) -> Int {
-    if granted - spent < UInt64(pageByteCount) {
+    let page = UInt64(pageByteCount)
+    if granted - spent < page {
       context.counters.waitedForCredit()
-      while granted - spent < UInt64(pageByteCount) {
-        do throws(LinkFailure) {
-          try waitForNews()
-        } catch {
-          throw .link(error)
-        }
-        // The loss that this makes is not told: we end the links ourselves.
-        if context.stopping {
-          throw .link(
-            .connection(
-              ConnectionError(.shutDownHere, "credit", peer: connection.peer.description)))
-        }
-      }
+      while granted - spent < page { try waitWhileNeeded(until: nil) }
     }
-    // A bandwidth cap for bulk belongs here too: it bounds what may be sent now, like credit does.
-    return Int(min((granted - spent) / UInt64(pageByteCount), 1 << 20))
+    return Int(min(try waitForRate(page, atMost: granted - spent) / page, 1 << 20))
+  }
+
+  /// Waits until the operator's cap lets at least one page go; how many bytes then may. A page that
+  /// is demanded meanwhile goes on urgent, which knows no cap.
+  private mutating func waitForRate(
+    _ pageByteCount: UInt64, atMost credit: UInt64
+  ) throws(ServeError) -> UInt64 {
+    guard let rate = context.bulkRate else { return credit }
+    while true {
+      let now = MonotonicClock.now()
+      let (affordable, moment) = rate.withLock {
+        (
+          $0.affordableByteCount(now: now),
+          $0.momentAffordable(byteCount: pageByteCount, now: now)
+        )
+      }
+      guard moment > now else { return min(credit, max(pageByteCount, affordable)) }
+      try waitWhileNeeded(until: moment)
+    }
+  }
+
+  private mutating func waitWhileNeeded(until moment: Instant?) throws(ServeError) {
+    do throws(LinkFailure) {
+      try waitForNews(until: moment)
+    } catch {
+      throw .link(error)
+    }
+    // The loss that this makes is not told: we end the links ourselves.
+    guard context.stopping else { return }
+    throw .link(
+      .connection(ConnectionError(.shutDownHere, "credit", peer: connection.peer.description)))
   }
 
   // MARK: The connection
 
-  /// Waits for a frame of the destination, the end of the stream, or a wake-up by the session.
-  private mutating func waitForNews() throws(LinkFailure) {
+  /// Waits for a frame of the destination, the end of the stream, a wake-up by the session, or a
+  /// moment.
+  private mutating func waitForNews(until moment: Instant? = nil) throws(LinkFailure) {
     let connection = connection
     do throws(ConnectionError) {
-      switch try connection.waitReadable(or: wake) {
+      switch try connection.waitReadable(or: wake, until: moment) {
       case .event:
         wake.drain()
         return
       case .readable: break
-      case .deadline: invariantBroken("a wait without a deadline has none")
+      case .deadline: return
       }
       var room = received.mutableBytes(filled..<received.byteCount)
       filled += try connection.tryReceive(into: &room) ?? 0

@@ -26,6 +26,12 @@ final class SourceContext: Sendable {
   let hints = DemandHints()
   let notices: Mailbox<SourceNotice>
 
+  /// What may still be pushed now; nil for all that the credit allows.
+  let bulkRate: Lock<ByteRateLimit>?
+  /// So much may go at once after a pause: one of the largest runs of small pages. A huge page is
+  /// paid for afterwards.
+  static let bulkBurstByteCount = UInt64(WireLimits.maximumRunByteCount)
+
   /// nil pushes nothing.
   private let policy: Lock<(any PrefetchPolicy)?>
   private let isStopping = Atomic<Bool>(false)
@@ -57,6 +63,9 @@ final class SourceContext: Sendable {
     isAwaitingMap = Atomic(isReturn)
     claims = ImageClaims(layout: layout)
     notices = try Mailbox(capacity: Self.noticeCapacity)
+    bulkRate = options.bulkBytesPerSecond.map {
+      Lock(ByteRateLimit(bytesPerSecond: $0, burstByteCount: Self.bulkBurstByteCount))
+    }
     policy = Lock(options.prefetch?.makePolicy(for: layout))
     claimUnheld()
   }

@@ -14,6 +14,8 @@ struct SourceOptions: Sendable {
   static let mapFirstNanoseconds: UInt64 = 2_000_000
 
   var prefetch: PrefetchKind?
+  /// Bytes of pages that all bulk connections together push in a second; nil for all that goes.
+  var bulkBytesPerSecond: UInt64?
   var hasPayloadChecksums: Bool
   var heartbeatBudgetNanoseconds: UInt64
   var urgentPlacement: ThreadPlacement
@@ -55,6 +57,8 @@ public final class SourceDataPlane: Sendable {
   ///   - prefetch: what to push next; nil pushes nothing.
   ///   - hasPayloadChecksums: whether pages carry a CRC-32C: unless TLS below vouches for the
   ///     bytes.
+  ///   - bulkBytesPerSecond: bytes of pages that all bulk connections together push in a second;
+  ///     nil for all that goes. Urgent pages are never held back.
   ///   - counters: what is counted over all links of the session.
   ///   - isReturn: whether the destination has been here before: it then tells first what it holds,
   ///     on bulk, and nothing is pushed until it has.
@@ -63,7 +67,8 @@ public final class SourceDataPlane: Sendable {
   ///   - bulkPlacement: where the bulk threads run.
   public init(
     backing: any MemoryBacking, layout: ImageLayout, session: SessionID, prefetch: PrefetchKind?,
-    hasPayloadChecksums: Bool = true, counters: SourceCounters = SourceCounters(),
+    bulkBytesPerSecond: UInt64? = nil, hasPayloadChecksums: Bool = true,
+    counters: SourceCounters = SourceCounters(),
     isReturn: Bool = false,
     heartbeatBudgetNanoseconds: UInt64 = LinkMonitor.defaultBudgetNanoseconds,
     urgentPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
@@ -72,7 +77,8 @@ public final class SourceDataPlane: Sendable {
     context = try SourceContext(
       layout: layout, backing: backing, session: session,
       options: SourceOptions(
-        prefetch: prefetch, hasPayloadChecksums: hasPayloadChecksums,
+        prefetch: prefetch, bulkBytesPerSecond: bulkBytesPerSecond,
+        hasPayloadChecksums: hasPayloadChecksums,
         heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
         urgentPlacement: urgentPlacement, bulkPlacement: bulkPlacement),
       counters: counters, isReturn: isReturn)

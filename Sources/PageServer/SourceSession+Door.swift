@@ -61,8 +61,10 @@ extension SourceSession {
     do throws(SystemError) {
       let plane = try SourceDataPlane(
         backing: backing, layout: layout, session: core.session,
-        prefetch: configuration.prefetch, hasPayloadChecksums: !arrival.connection.isSealed,
-        counters: counters, isReturn: arrival.hello.session != .none,
+        prefetch: configuration.prefetch,
+        bulkBytesPerSecond: configuration.bulkBytesPerSecond,
+        hasPayloadChecksums: !arrival.connection.isSealed, counters: counters,
+        isReturn: arrival.hello.session != .none,
         heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds,
         urgentPlacement: configuration.urgentPlacement,
         bulkPlacement: configuration.bulkPlacement)
@@ -143,7 +145,8 @@ extension SourceSession {
     admission.clientLeft(mustReturn: hadBegun)
     if hadBegun { linkLostAt = MonotonicClock.now() }
     handle(.linkDown(isFinal: isFinal, reason))
-    guard outcome == nil else { return }
+    // Behind COMPLETE the destination leaves; only if it has missed our answer it comes back.
+    guard outcome == nil, core.state != .lingering else { return }
     observer(hadBegun ? .lost(reason) : .left(reason))
   }
 }

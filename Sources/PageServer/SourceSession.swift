@@ -25,6 +25,8 @@ public struct SourceConfiguration: Sendable {
   public var mode: MigrationMode
   /// What is pushed next; nil pushes nothing, so that only demanded pages move: for measurements.
   public var prefetch: PrefetchKind?
+  /// Bytes of pages pushed in a second by all bulk connections together; nil for all that goes.
+  public var bulkBytesPerSecond: UInt64?
   /// Bulk connections.
   public var bulkConnectionCount: UInt8
   /// Where the journal is.

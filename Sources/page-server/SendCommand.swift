@@ -78,16 +78,31 @@ struct SendCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Bulk connections for pushed pages, 1 to 16.", valueName: "count"))
   var bulkConnections = 1
 
+  @Option(
+    help: ArgumentHelp(
+      "What is pushed at most; pages that the VM waits for are never held back.",
+      discussion: "In bytes of pages a second, all bulk connections together. Default: no limit.",
+      valueName: "bytes per second"))
+  var bandwidthLimit: UInt64?
+
   @Option(help: ArgumentHelp("Processor for the thread that answers demands.", valueName: "cpu"))
   var urgentCPU: Int?
 
   @Option(help: ArgumentHelp("Processor for the threads that push.", valueName: "cpu"))
   var bulkCPU: Int?
 
+  /// From one small page a second to more than any network carries.
+  private static let bandwidthLimits: ClosedRange<UInt64> = 4096...1_000_000_000_000
+
   func validate() throws {
     guard (1...WireLimits.maximumBulkConnectionCount).contains(bulkConnections) else {
       throw ValidationError(
         "--bulk-connections must be 1 to \(WireLimits.maximumBulkConnectionCount)")
+    }
+    if let bandwidthLimit, !Self.bandwidthLimits.contains(bandwidthLimit) {
+      throw ValidationError(
+        "--bandwidth-limit must be \(Self.bandwidthLimits.lowerBound) to "
+          + "\(Self.bandwidthLimits.upperBound) bytes per second; leave it out for no limit")
     }
     _ = try common.vmName()
     let source = try memorySource()
@@ -174,6 +189,7 @@ struct SendCommand: ParsableCommand {
     configuration.mode = mode == .quick ? .quick : .postCopy
     configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
     configuration.bulkConnectionCount = UInt8(bulkConnections)
+    configuration.bulkBytesPerSecond = bandwidthLimit
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
     configuration.urgentPlacement.processor = urgentCPU

@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 import Pages
+import ProgramHarness
 import System
 import Testing
 import UFFD

@@ -1,4 +1,5 @@
 import Glibc
+import ProgramHarness
 import Reporting
 import System
 import Testing
@@ -71,27 +72,37 @@ extension EndToEnd {
       try migration.expectCompletion()
     }
 
-    @Test("page-server after GO: the destination parks and its guest waits")
+    @Test("page-server after GO: the destination waits as long as it was told, then parks")
     func serverAfterGo() throws {
-      let migration = try Migration(Migration.slow, Plan(prefetch: "none"))
+      let migration = try Migration(
+        Migration.slow, Plan(prefetch: "none", receiverOptions: ["--give-up-after", "1"]))
       try migration.startUntilRunning()
       try migration.server?.kill()
       _ = try migration.server?.program.end()
+      try migration.receiver?.waitFor(event: "link-lost")
       try migration.receiver?.expectEnd(
-        "parked", exitCode: 12, source: Phrase.stopped, destination: Phrase.runs)
+        "parked", exitCode: 12, saying: "recover", source: Phrase.stopped,
+        destination: Phrase.runs)
       try migration.expectGuestWaits()
-      try migration.cleanUpParked()
+      // What is parked is not lost.
+      try migration.recoverServer()
+      try migration.recoverReceiver(["--give-up-after", "600"])
+      try migration.expectCompletion(isTakenUp: true)
     }
 
-    @Test("postcopyd after GO: the source parks, and the guest waits")
+    @Test("postcopyd after GO: the source waits as long as it was told, then parks")
     func receiverAfterGo() throws {
-      let migration = try Migration(Migration.slow, Plan(prefetch: "none"))
+      let migration = try Migration(
+        Migration.slow, Plan(prefetch: "none", serverOptions: ["--give-up-after", "1"]))
       try migration.startUntilRunning()
       try migration.receiver?.kill()
       _ = try migration.receiver?.program.end()
-      try migration.expectServerParked()
+      try migration.server?.waitFor(event: "link-lost")
+      try migration.expectServerParked(saying: "recover")
       try migration.expectGuestWaits()
-      try migration.cleanUpParked()
+      try migration.recoverServer(["--give-up-after", "600"])
+      try migration.recoverReceiver()
+      try migration.expectCompletion(isTakenUp: true)
     }
 
     @Test("the worker of either side after GO: the next one goes on", arguments: [true, false])

@@ -1,5 +1,6 @@
 import Glibc
 import Pages
+import ProgramHarness
 import Session
 import System
 import Testing

@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import GuestKit
 import Pages
+import ProgramHarness
 import System
 import Testing
 

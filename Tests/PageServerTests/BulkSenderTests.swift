@@ -171,6 +171,37 @@ import Wire
     #expect(migration.plane.counts().requestCount == UInt64(order.count))
   }
 
+  @Test func aCapHoldsThePushDownAndNoDemand() throws {
+    let memory = try TestMemory(pageCount: 512)
+    try memory.fill(0..<512)
+    // A page a second, behind a burst of sixteen.
+    let migration = try TestMigration(
+      try memory.open(), bulkCount: 2, prefetch: .linear, bulkBytesPerSecond: 4096)
+    try migration.beginServing()
+    for bulk in migration.bulk { try bulk.grant(total: 1 << 30) }
+    migration.plane.beginPush()
+    for page in 0..<512 {
+      try migration.urgent.request(page, sequence: UInt32(page))
+      #expect(try migration.urgent.receive().payload == TestMemory.content(page))
+    }
+    // The burst of each connection, and a page for every second that this has taken.
+    #expect(migration.plane.counts().pushedDataPageCount < 100)
+  }
+
+  @Test func aCapLetsEverythingThroughInTheEnd() throws {
+    let memory = try TestMemory(pageCount: 512)
+    try memory.fill(0..<512)
+    let migration = try TestMigration(
+      try memory.open(), bulkCount: 2, bulkBytesPerSecond: 20 << 20)
+    try migration.beginServing()
+    migration.plane.beginPush()
+    let arrivals = try Self.drainAll(migration) { TestMemory.content($0) }
+    arrivals.withLock { arrivals in
+      #expect(arrivals.wrong == [])
+      #expect(arrivals.areComplete)
+    }
+  }
+
   @Test func whatWasDemandedIsNotPushed() throws {
     let memory = try TestMemory(pageCount: 64)
     try memory.fill(0..<64)

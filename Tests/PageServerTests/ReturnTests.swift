@@ -61,7 +61,10 @@ struct ReturnTests {
   @Test func aMapThatNobodyAskedForBreaksTheLink() throws {
     let migration = try TestMigration(try Self.memory().open())
     try migration.beginServing()
-    try migration.bulk[0].tellResidency([0..<8], of: Self.pageCount)
+    // One frame: the source closes as soon as it has read it.
+    var encoder = ResidentMap.Encoder(session: testSession.shortID)
+    encoder.append(pageCount: Self.pageCount, isResident: false)
+    try migration.bulk[0].connection.send(encoder.takeFrame(isLast: true))
     guard
       case .linkLost(.bulk, .violation(.misplaced(.residentMap, _, _))) =
         try migration.notice()

@@ -89,6 +89,7 @@ final class TestMigration: Sendable {
   init(
     _ backing: any MemoryBacking, layout: ImageLayout? = nil, bulkCount: Int = 1,
     prefetch: PrefetchKind? = .bubbling, over text: String = "unix:", isReturn: Bool = false,
+    bulkBytesPerSecond: UInt64? = nil,
     // A played destination sends no heartbeats.
     heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000
   ) throws {
@@ -98,7 +99,8 @@ final class TestMigration: Sendable {
     try backing.validate(layout)
     let plane = try SourceDataPlane(
       backing: backing, layout: layout, session: testSession, prefetch: prefetch,
-      isReturn: isReturn, heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds)
+      bulkBytesPerSecond: bulkBytesPerSecond, isReturn: isReturn,
+      heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds)
     self.plane = plane
     let listener = try Listener(
       text == "unix:" ? .unix(path: temporaryPath("sock")) : Endpoint(parsing: text))

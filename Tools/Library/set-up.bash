@@ -28,7 +28,11 @@ build_packages=(
   "ca-certificates /etc/ssl/certs/ca-certificates.crt"
 )
 # For the network namespaces of tests and demo.
-network_packages=("iproute2 /usr/sbin/ip:/sbin/ip:/usr/bin/ip")
+network_packages=(
+  "iproute2 /usr/sbin/ip:/sbin/ip:/usr/bin/ip"
+  # Loses packets without a word, as broken networks do.
+  "nftables /usr/sbin/nft:/sbin/nft:/usr/bin/nft"
+)
 
 # Which packages of "package path[:path…]" pairs are missing, by their probes.
 missing_packages() {

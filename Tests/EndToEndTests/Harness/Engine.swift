@@ -1,32 +1,38 @@
 import Foundation
 import Glibc
-import Pages
-import Reporting
-import System
-import Testing
+package import Pages
+package import Reporting
+package import System
+package import Testing
 
 /// A line of `--json`.
-struct EventLine: Decodable {
-  var event: String
-  var vm: String
-  var level: String?
-  var text: String?
-  var report: MigrationReport?
+package struct EventLine: Decodable {
+  package var event: String
+  package var vm: String
+  package var level: String?
+  package var text: String?
+  package var report: MigrationReport?
+  /// Of `link-lost`.
+  package var reason: String?
+  /// Of `link-restored`.
+  package var address: String?
+  /// Of `link-restored`.
+  package var outageNanoseconds: UInt64?
 }
 
 /// How a `page-server send` or a `postcopyd receive` ended.
-struct EngineEnd {
-  var ending: ChildProcess.Ending
-  var report: MigrationReport?
+package struct EngineEnd {
+  package var ending: ChildProcess.Ending
+  package var report: MigrationReport?
   /// The message for the operator.
-  var message: String
+  package var message: String
 }
 
 /// A running `page-server send` or `postcopyd receive`.
-final class Engine {
-  let program: Program
+package final class Engine {
+  package let program: Program
 
-  init(_ name: String, _ arguments: [String], prefix: [String] = []) throws {
+  package init(_ name: String, _ arguments: [String], prefix: [String] = []) throws {
     program = try Program(name, prefix + [Binaries.path(name)] + arguments + ["--json", "-v"])
   }
 
@@ -36,7 +42,9 @@ final class Engine {
 
   /// Waits until it has said something that contains `text`.
   @discardableResult
-  func waitFor(_ text: String, until deadline: Instant = Patience.deadline()) throws -> String {
+  package func waitFor(
+    _ text: String, until deadline: Instant = Patience.deadline()
+  ) throws -> String {
     let line = try program.line("“\(text)”", until: deadline) {
       Self.event($0)?.text?.contains(text) ?? false
     }
@@ -44,25 +52,63 @@ final class Engine {
   }
 
   /// Waits until its core is in that state, or was.
-  func waitFor(state: String) throws {
+  package func waitFor(state: String) throws {
     try program.line("that its state is \(state)") { Self.event($0)?.text == "state: \(state)" }
   }
 
-  /// Everything that it has said so far, its texts alone.
-  var texts: [String] { program.lines.compactMap { Self.event($0)?.text } }
+  /// Waits until it has told an event for the `count`th time, and gives that one.
+  @discardableResult
+  package func waitFor(
+    event name: String, count: Int = 1, until deadline: Instant = Patience.deadline()
+  ) throws -> EventLine {
+    var found: [String: EventLine] = [:]
+    var seenCount = 0
+    let line = try program.line("\(name) for the time number \(count)", until: deadline) { line in
+      guard let event = Self.event(line), event.event == name else { return false }
+      seenCount += 1
+      found[line] = event
+      return seenCount == count
+    }
+    guard let event = found[line] else {
+      throw HarnessError(description: "what was found a moment ago is gone")
+    }
+    return event
+  }
 
-  func signal(_ signal: Int32) throws { try program.process.send(signal: signal) }
+  /// How often it has told an event so far.
+  package func count(ofEvent name: String) -> Int {
+    program.lines.compactMap { Self.event($0) }.count { $0.event == name }
+  }
+
+  /// Everything that it has said so far, its texts alone.
+  package var texts: [String] { program.lines.compactMap { Self.event($0)?.text } }
+
+  package func signal(_ signal: Int32) throws { try program.process.send(signal: signal) }
+
+  /// It and its worker processes; the parent first.
+  package var processes: [Int32] {
+    let path = "/proc/\(program.pid)/task/\(program.pid)/children"
+    let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+    return [program.pid] + text.split(separator: " ").compactMap { Int32($0) }
+  }
+
+  /// Has all its processes stand still, or go on.
+  package func stop(_ isStopped: Bool) throws {
+    for pid in processes {
+      try ProcessHandle.open(pid: pid).send(signal: isStopped ? SIGSTOP : SIGCONT)
+    }
+  }
 
   /// Ends both of its processes at once: the parent, so that nobody starts another worker, and the
   /// worker.
-  func kill() throws {
+  package func kill() throws {
     let worker = try ProcessHandle.open(pid: try workerPid)
     try program.process.send(signal: SIGKILL)
     try worker.kill()
   }
 
   /// Ends the worker alone.
-  func killWorker() throws { try ProcessHandle.open(pid: try workerPid).kill() }
+  package func killWorker() throws { try ProcessHandle.open(pid: try workerPid).kill() }
 
   private var workerPid: Int32 {
     get throws {
@@ -72,12 +118,12 @@ final class Engine {
   }
 
   /// The session that it has reported, once it has ended.
-  var session: String? {
+  package var session: String? {
     program.lines.compactMap(Self.event).last { $0.event == "finished" }?.report?.session
   }
 
   /// Waits for its end.
-  func end() throws -> EngineEnd {
+  package func end() throws -> EngineEnd {
     let ending = try program.end()
     let events = program.lines.compactMap(Self.event)
     let message = events.last { $0.event == "message" && ($0.text ?? "").contains("next:") }?.text
@@ -89,7 +135,7 @@ final class Engine {
   /// Waits for its end, which must be this one, told in full: the VM, what is wrong, the state of
   /// both sides, what to do.
   @discardableResult
-  func expectEnd(
+  package func expectEnd(
     _ outcome: String, exitCode: Int32, saying words: String..., vm: String = "e2e",
     source: String? = nil, destination: String? = nil,
     sourceLocation: SourceLocation = #_sourceLocation
@@ -114,11 +160,11 @@ final class Engine {
 }
 
 /// The words of reports for what a host does with the VM.
-enum Phrase {
-  static let runs = "the VM runs"
-  static let stopped = "the VM is stopped, everything is kept"
-  static let disabled = "the VM can run no more, its memory is kept until completion"
-  static let killed = "the VM's process is gone"
-  static let untouched = "nothing was changed"
-  static let mayRun = "the VM may be running"
+package enum Phrase {
+  package static let runs = "the VM runs"
+  package static let stopped = "the VM is stopped, everything is kept"
+  package static let disabled = "the VM can run no more, its memory is kept until completion"
+  package static let killed = "the VM's process is gone"
+  package static let untouched = "nothing was changed"
+  package static let mayRun = "the VM may be running"
 }

@@ -8,12 +8,12 @@ import Testing
 // The other ways in which a migration ends.
 extension Migration {
   /// Pages outstanding for minutes: the guest is slow, and only what it touches is sent.
-  static let slow = GuestShape(
+  package static let slow = GuestShape(
     memory: "64M", vcpus: 2, pattern: "rate-limited-write", more: ["--rate", "300"])
 
   /// Stops the destination's VMM as soon as it has attached, and waits until it is asked to load:
   /// the hand-over then stands still in front of PREPARED.
-  func startAndHoldInLoad() throws {
+  package func startAndHoldInLoad() throws {
     try startReceiver()
     try startDestination().signal(SIGSTOP)
     try startServer()
@@ -22,15 +22,31 @@ extension Migration {
   }
 
   /// Starts all and waits until the VM runs at the destination with pages outstanding.
-  func startUntilRunning() throws {
+  package func startUntilRunning() throws {
     try start()
     try receiver?.waitFor(state: "running")
     try server?.waitFor(state: "serving")
   }
 
+  /// Goes on with the session whose page-server is gone; what is not said again it knows.
+  package func recoverServer(_ options: [String] = []) throws {
+    server = try Engine(
+      "page-server",
+      ["recover", "--vm", Self.vmName, "--state-dir", sourceStateDirectory] + options,
+      prefix: prefixes["page-server"] ?? [])
+  }
+
+  /// Goes on with the session whose postcopyd is gone.
+  package func recoverReceiver(_ options: [String] = []) throws {
+    receiver = try Engine(
+      "postcopyd",
+      ["recover", "--vm", Self.vmName, "--state-dir", destinationStateDirectory] + options,
+      prefix: prefixes["postcopyd"] ?? [])
+  }
+
   /// After GO: SIGHUP ends nothing, the first stop is refused, the second parks both sides with
   /// everything kept and nothing made up.
-  func expectParksOnSecondSignal(of engine: Engine, _ signal: Int32) throws {
+  package func expectParksOnSecondSignal(of engine: Engine, _ signal: Int32) throws {
     try engine.signal(SIGHUP)
     try engine.waitFor("SIGHUP ends nothing")
     try engine.signal(signal)
@@ -41,7 +57,7 @@ extension Migration {
   }
 
   /// Both sides have parked; the guest at the destination waits for its pages.
-  func expectBothParked(saying words: String = "") throws {
+  package func expectBothParked(saying words: String = "") throws {
     let receiver = try #require(receiver)
     try receiver.expectEnd(
       "parked", exitCode: 12, saying: words, source: Phrase.stopped, destination: Phrase.runs)
@@ -51,7 +67,7 @@ extension Migration {
   }
 
   /// The source has parked: its VM is stopped, and disabled unless that was still under way.
-  func expectServerParked(saying words: String = "") throws {
+  package func expectServerParked(saying words: String = "") throws {
     let end = try #require(server).expectEnd("parked", exitCode: 12, saying: words)
     #expect([Phrase.disabled, Phrase.stopped].contains(end.report?.sourceState))
     #expect(end.report?.destinationState == Phrase.runs)
@@ -59,7 +75,7 @@ extension Migration {
 
   /// Nobody brings pages any more: sooner or later each vCPU needs one that is missing and waits.
   /// It must never see anything in its place.
-  func expectGuestWaits() throws {
+  package func expectGuestWaits() throws {
     let destination = try #require(destination)
     let deadline = Patience.deadline()
     var done = try destination.status.operations
@@ -107,7 +123,7 @@ extension Migration {
   }
 
   /// Ends both VMs, whose guest is lost to the test, and forgets the session as an operator would.
-  func cleanUpParked() throws {
+  package func cleanUpParked() throws {
     if let destination, !destination.program.hasEnded {
       try destination.signal(SIGKILL)
       #expect(try destination.program.end() == .killed(signal: SIGKILL))
@@ -117,7 +133,7 @@ extension Migration {
   }
 
   /// Before GO both sides give up: the source runs on, the destination's VMM is ended.
-  func expectBothAborted(saying words: String = "", atDestination: String = "") throws {
+  package func expectBothAborted(saying words: String = "", atDestination: String = "") throws {
     let server = try #require(server)
     let receiver = try #require(receiver)
     try server.expectEnd("aborted", exitCode: 11, saying: words, source: Phrase.runs)

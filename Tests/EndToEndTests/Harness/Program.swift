@@ -1,16 +1,18 @@
 import Glibc
-import Pages
-import System
+package import Pages
+package import System
 import Testing
 
 /// Why a test cannot go on.
-struct HarnessError: Error, CustomStringConvertible {
-  var description: String
+package struct HarnessError: Error, CustomStringConvertible {
+  package var description: String
+
+  package init(description: String) { self.description = description }
 }
 
 /// The executables of this package: beside the test bundle, or where POSTCOPY_BINARIES says.
-enum Binaries {
-  static let directory: String = {
+package enum Binaries {
+  package static let directory: String = {
     if let path = ProcessEnvironment.value(of: "POSTCOPY_BINARIES") { return path }
     var bytes = [UInt8](repeating: 0, count: 4096)
     let capacity = bytes.count
@@ -22,15 +24,15 @@ enum Binaries {
     return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
   }()
 
-  static func path(_ name: String) -> String { "\(directory)/\(name)" }
+  package static func path(_ name: String) -> String { "\(directory)/\(name)" }
 }
 
 /// How long to wait for what must come. Far above what anything needs, also when all tests of the
 /// package run beside each other in a debug build under a sanitizer.
-enum Patience {
-  static let usualSeconds: UInt64 = 40
+package enum Patience {
+  package static let usualSeconds: UInt64 = 40
 
-  static func deadline(seconds: UInt64 = usualSeconds) -> Instant {
+  package static func deadline(seconds: UInt64 = usualSeconds) -> Instant {
     MonotonicClock.now().advanced(byNanoseconds: seconds * 1_000_000_000)
   }
 }
@@ -39,16 +41,16 @@ enum Patience {
 ///
 /// Everything is read by the thread that waits, so nothing is missed and nothing races. What a
 /// program says between two waits fits into its pipe.
-final class Program {
-  let name: String
-  let process: ChildProcess
+package final class Program {
+  package let name: String
+  package let process: ChildProcess
   private let pipe: OwnedDescriptor
   private var unread: [UInt8] = []
   private var hasMore = true
   /// All lines so far.
-  private(set) var lines: [String] = []
+  package private(set) var lines: [String] = []
 
-  init(_ name: String, _ arguments: [String]) throws {
+  package init(_ name: String, _ arguments: [String]) throws {
     self.name = name
     var ends: [Int32] = [-1, -1]
     try #require(unsafe pipe2(&ends, O_CLOEXEC) == 0)
@@ -57,12 +59,12 @@ final class Program {
     process = try ChildProcess(arguments, output: writeEnd, error: writeEnd)
   }
 
-  var pid: Int32 { process.pid }
+  package var pid: Int32 { process.pid }
 
   /// Waits for a line that `matches` takes; lines that came before count too. An end before it is
   /// an error that shows all that was said.
   @discardableResult
-  func line(
+  package func line(
     _ what: String, until deadline: Instant = Patience.deadline(),
     where matches: (String) throws -> Bool
   ) throws -> String {
@@ -79,7 +81,7 @@ final class Program {
   }
 
   /// Waits for its end and gives it, with everything said until then.
-  func end(until deadline: Instant = Patience.deadline()) throws -> ChildProcess.Ending {
+  package func end(until deadline: Instant = Patience.deadline()) throws -> ChildProcess.Ending {
     while try readMore(until: deadline) {}
     guard let ending = process.waitForEnd(until: deadline) else {
       throw HarnessError(description: "\(name) did not end. It said:\n\(transcript)")
@@ -88,11 +90,11 @@ final class Program {
   }
 
   /// Whether it has ended by now; no wait.
-  var hasEnded: Bool { process.handle.hasEnded() }
+  package var hasEnded: Bool { process.handle.hasEnded() }
 
   /// Lets a little time pass unless the process ends meanwhile: between two looks at something
   /// that tells nobody when it changes.
-  func pause() throws {
+  package func pause() throws {
     let deadline = MonotonicClock.now().advanced(byNanoseconds: 5_000_000)
     guard !process.handle.waitUntilEnded(deadline: deadline) else {
       _ = try end()
@@ -100,7 +102,9 @@ final class Program {
     }
   }
 
-  var transcript: String { lines.suffix(12).map { "  \(name): \($0)" }.joined(separator: "\n") }
+  package var transcript: String {
+    lines.suffix(12).map { "  \(name): \($0)" }.joined(separator: "\n")
+  }
 
   /// Takes what comes next; false at the end of the stream or when nothing came in time.
   private func readMore(until deadline: Instant) throws -> Bool {

@@ -1,33 +1,49 @@
 import Foundation
 import Glibc
-import GuestKit
+package import GuestKit
 import Pages
 import System
 import Testing
 import VMM
 
 /// The shape of a guest: the same at both ends of a migration.
-struct GuestShape: Sendable, CustomTestStringConvertible {
-  var memory = "16M"
-  var vcpus = 1
-  var pattern = "random-write"
-  var pageSize = "4K"
-  var backing = "memfd"
-  var regions = 1
+package struct GuestShape: Sendable, CustomTestStringConvertible {
+  package var memory = "16M"
+  package var vcpus = 1
+  package var pattern = "random-write"
+  package var pageSize = "4K"
+  package var backing = "memfd"
+  package var regions = 1
   /// Threads instead of KVM, also where there is KVM.
-  var isProcess = false
-  var seed: UInt64 = 1
+  package var isProcess = false
+  package var seed: UInt64 = 1
   /// More options of `microvm run`.
-  var more: [String] = []
+  package var more: [String] = []
 
-  var options: [String] {
+  package init(
+    memory: String = "16M", vcpus: Int = 1, pattern: String = "random-write",
+    pageSize: String = "4K", backing: String = "memfd", regions: Int = 1, isProcess: Bool = false,
+    seed: UInt64 = 1, more: [String] = []
+  ) {
+    self.memory = memory
+    self.vcpus = vcpus
+    self.pattern = pattern
+    self.pageSize = pageSize
+    self.backing = backing
+    self.regions = regions
+    self.isProcess = isProcess
+    self.seed = seed
+    self.more = more
+  }
+
+  package var options: [String] {
     [
       "--memory", memory, "--vcpus", "\(vcpus)", "--pattern", pattern, "--page-size", pageSize,
       "--regions", "\(regions)", "--seed", "\(seed)",
     ] + (isProcess ? ["--guest", "process"] : []) + more
   }
 
-  var testDescription: String {
+  package var testDescription: String {
     "\(memory) \(vcpus) vCPU \(pattern) \(pageSize) \(backing)"
       + (regions > 1 ? " \(regions) regions" : "") + (isProcess ? " process" : "")
       + (more.isEmpty ? "" : " " + more.joined(separator: " "))
@@ -35,14 +51,14 @@ struct GuestShape: Sendable, CustomTestStringConvertible {
 }
 
 /// A running microvm.
-final class TestVM {
-  let program: Program
-  let socket: String
-  let memoryFile: String?
-  private(set) var descriptorsAtStart: [String] = []
+package final class TestVM {
+  package let program: Program
+  package let socket: String
+  package let memoryFile: String?
+  package private(set) var descriptorsAtStart: [String] = []
 
   /// Starts one; `prefix` comes before the command. Wait with `waitUntilReady`.
-  init(
+  package init(
     _ name: String, _ shape: GuestShape, in workspace: Workspace, prefix: [String] = [],
     incoming: [String]? = nil
   ) throws {
@@ -65,13 +81,13 @@ final class TestVM {
 
   deinit { if let memoryFile { _ = unsafe unlink(memoryFile) } }
 
-  func waitUntilReady() throws {
+  package func waitUntilReady() throws {
     try program.line("that it is ready") { $0.hasPrefix("microvm: ready") }
     descriptorsAtStart = descriptors
   }
 
   /// What its process has open, each by what it is.
-  var descriptors: [String] {
+  package var descriptors: [String] {
     Workspace.names(in: "/proc/\(program.pid)/fd").map { number in
       (try? FileManager.default.destinationOfSymbolicLink(
         atPath: "/proc/\(program.pid)/fd/\(number)")) ?? ""
@@ -80,7 +96,7 @@ final class TestVM {
 
   /// It keeps open nothing that came with the migration. What belonged to a client that has gone
   /// is closed a moment later.
-  func expectNoMoreDescriptors() throws {
+  package func expectNoMoreDescriptors() throws {
     let deadline = Patience.deadline(seconds: 5)
     while !newDescriptors.isEmpty, MonotonicClock.now() < deadline { try program.pause() }
     #expect(newDescriptors == [])
@@ -96,9 +112,9 @@ final class TestVM {
     }
   }
 
-  func call(_ request: ControlRequest, seconds: UInt64 = Patience.usualSeconds) throws
-    -> ControlReply
-  {
+  package func call(
+    _ request: ControlRequest, seconds: UInt64 = Patience.usualSeconds
+  ) throws -> ControlReply {
     let deadline = Patience.deadline(seconds: seconds)
     return try JSONLineClient.connect(socket, deadline: deadline)
       .call(request, replyingWith: ControlReply.self, deadline: deadline)
@@ -106,7 +122,7 @@ final class TestVM {
 
   /// Carries a verb out, or fails the test.
   @discardableResult
-  func must(_ verb: String) throws -> ControlReply {
+  package func must(_ verb: String) throws -> ControlReply {
     let reply = try call(ControlRequest(verb))
     guard reply.ok else {
       throw HarnessError(
@@ -115,10 +131,12 @@ final class TestVM {
     return reply
   }
 
-  var status: ControlReply { get throws { try must("status") } }
+  package var status: ControlReply { get throws { try must("status") } }
 
   /// Waits until the guest has done that many operations more than now; a stopped guest never does.
-  func waitForProgress(operations: UInt64 = 300, seconds: UInt64 = Patience.usualSeconds) throws {
+  package func waitForProgress(
+    operations: UInt64 = 300, seconds: UInt64 = Patience.usualSeconds
+  ) throws {
     let deadline = Patience.deadline(seconds: seconds)
     var goal: UInt64?
     while true {
@@ -136,8 +154,19 @@ final class TestVM {
     }
   }
 
+  /// Waits until it can run no more: its VM was handed over.
+  package func waitUntilDisabled() throws {
+    let deadline = Patience.deadline()
+    while try status.state != "disabled" {
+      guard MonotonicClock.now() < deadline else {
+        throw HarnessError(description: "\(program.name) is not disabled")
+      }
+      try program.pause()
+    }
+  }
+
   /// The VM lives: its guest works, and every page of it is right.
-  func expectRunsAndVerifies() throws {
+  package func expectRunsAndVerifies() throws {
     #expect(try status.state == "running")
     try waitForProgress()
     try must("pause")
@@ -148,10 +177,10 @@ final class TestVM {
   }
 
   /// Ends it in good order.
-  func quit() throws {
+  package func quit() throws {
     try must("quit")
     #expect(try program.end() == .exited(code: 0))
   }
 
-  func signal(_ signal: Int32) throws { try program.process.send(signal: signal) }
+  package func signal(_ signal: Int32) throws { try program.process.send(signal: signal) }
 }

@@ -3,11 +3,11 @@ import System
 import Testing
 
 /// A directory of one test's own; removed with all that is in it, whatever happens.
-final class Workspace {
-  let path: String
+package final class Workspace {
+  package let path: String
 
   /// Under /tmp, because the path of a socket has at most 107 bytes.
-  init() throws {
+  package init() throws {
     let digits = try RandomBytes.make(6).map { String($0, radix: 16) }.joined()
     path = "/tmp/postcopy-e2e-\(getpid())-\(digits)"
     try FileSystem.createDirectories(path, permissions: 0o700)
@@ -16,10 +16,10 @@ final class Workspace {
   deinit { Self.remove(path) }
 
   /// The path of something in it.
-  func file(_ name: String) -> String { "\(path)/\(name)" }
+  package func file(_ name: String) -> String { "\(path)/\(name)" }
 
   /// Makes a file.
-  func write(_ bytes: [UInt8], to name: String) throws -> String {
+  package func write(_ bytes: [UInt8], to name: String) throws -> String {
     let descriptor = try OwnedDescriptor.open(
       file(name), flags: O_WRONLY | O_CREAT | O_TRUNC, mode: 0o600)
     try descriptor.writeAll(bytes, atOffset: 0, operand: name)
@@ -27,7 +27,7 @@ final class Workspace {
   }
 
   /// What is in a directory, by name; empty when there is none.
-  static func names(in path: String) -> [String] {
+  package static func names(in path: String) -> [String] {
     guard let directory = unsafe opendir(path) else { return [] }
     defer { unsafe closedir(directory) }
     var names: [String] = []
@@ -42,7 +42,7 @@ final class Workspace {
   }
 
   /// Removes a directory with all that is in it.
-  static func remove(_ path: String) {
+  package static func remove(_ path: String) {
     for name in names(in: path) where unsafe unlink("\(path)/\(name)") != 0 {
       remove("\(path)/\(name)")
     }

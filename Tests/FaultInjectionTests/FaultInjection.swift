@@ -1,0 +1,12 @@
+import ProgramHarness
+import Testing
+
+/// The list that peers are measured by, case by case: real processes, real userfaultfd, real vCPUs,
+/// and a link that fails as told. Each case ends with the guest's own check and a comparison of all
+/// memory with the frozen image, and looks for what was left behind. One at a time, because each
+/// has the whole machine in use.
+///
+/// Case 3, pages that are dirtied again after they were seeded, belongs to the mode that seeds.
+@Suite(
+  .serialized, .enabled(if: Machine.hasUserfaultfd, "needs userfaultfd with kernel-mode faults"))
+enum FaultInjection {}
