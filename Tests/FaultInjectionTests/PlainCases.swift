@@ -42,7 +42,7 @@ extension FaultInjection {
       // 400 operations need about as many pages, and not one comes by bulk.
       try migration.destination?.waitForProgress(operations: 400)
       #expect(try urgentBytes(migration) > demanded + 100 * 4096)
-      try migration.closeWindow(lostCount: 0...0)
+      try migration.closeWindow(lostCount: 0)
     }
 
     private func urgentBytes(_ migration: Migration) throws -> UInt64 {

@@ -50,7 +50,7 @@ extension FaultInjection {
       try expectNoticed(migration)
       try migration.relayed.order(FaultOrder(.clear))
       try migration.expectLinkRestored()
-      try migration.closeWindow(lostCount: 1...8)
+      try migration.closeWindow(lostCount: 1)
     }
 
     @Test(

@@ -223,4 +223,6 @@ public struct RelayLink: Codable, Hashable, Sendable {
   public var toServerByteCount: UInt64
   /// Bytes that came from the server.
   public var toClientByteCount: UInt64
+  /// How many of these were passed on; the rest waits in the relay.
+  public var toClientPassedByteCount: UInt64
 }

@@ -27,6 +27,8 @@ struct Lane {
   private(set) var rateLimit: ByteRateLimit?
   /// Taken since the link was opened.
   private(set) var takenByteCount: UInt64 = 0
+  /// Passed on to the receiver.
+  private(set) var passedByteCount: UInt64 = 0
   private(set) var hasLostBytes = false
   /// The sender has ended its stream.
   var isEnded = false
@@ -100,6 +102,7 @@ struct Lane {
   mutating func sent(byteCount: Int, now: Instant) {
     rateLimit?.spend(byteCount: UInt64(byteCount), now: now)
     waitingByteCount -= byteCount
+    passedByteCount += UInt64(byteCount)
     pieces[head].sentByteCount += byteCount
     guard pieces[head].sentByteCount == pieces[head].bytes.count else { return }
     head += 1

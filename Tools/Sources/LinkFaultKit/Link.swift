@@ -66,7 +66,8 @@ final class Link {
   var status: RelayLink {
     RelayLink(
       number: number, role: role.map { "\($0)" }, isConnected: server != nil,
-      toServerByteCount: toServer.takenByteCount, toClientByteCount: toClient.takenByteCount)
+      toServerByteCount: toServer.takenByteCount, toClientByteCount: toClient.takenByteCount,
+      toClientPassedByteCount: toClient.passedByteCount)
   }
 
   /// Runs `change` on each lane that the direction covers.
