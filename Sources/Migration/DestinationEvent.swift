@@ -73,7 +73,7 @@ public struct DestinationLimits: Hashable, Sendable {
 
   /// Limits with all their parts. The first's default is above a source worker's restart.
   public init(
-    giveUpBeforeGoNanoseconds: UInt64 = 30_000_000_000, giveUpNanoseconds: UInt64? = nil,
+    giveUpBeforeGoNanoseconds: UInt64 = 10_000_000_000, giveUpNanoseconds: UInt64? = nil,
     lingerNanoseconds: UInt64 = 5_000_000_000
   ) {
     self.giveUpBeforeGoNanoseconds = giveUpBeforeGoNanoseconds

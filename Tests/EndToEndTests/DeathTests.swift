@@ -85,7 +85,7 @@ extension EndToEnd {
         destination: Phrase.runs)
       try migration.expectGuestWaits()
       // What is parked is not lost.
-      try migration.recoverServer()
+      try migration.recoverServer(["--prefetch", "linear"])
       try migration.recoverReceiver(["--give-up-after", "600"])
       try migration.expectCompletion(isTakenUp: true)
     }
@@ -100,7 +100,7 @@ extension EndToEnd {
       try migration.server?.waitFor(event: "link-lost")
       try migration.expectServerParked(saying: "recover")
       try migration.expectGuestWaits()
-      try migration.recoverServer(["--give-up-after", "600"])
+      try migration.recoverServer(["--give-up-after", "600", "--prefetch", "linear"])
       try migration.recoverReceiver()
       try migration.expectCompletion(isTakenUp: true)
     }
