@@ -40,6 +40,10 @@ public final class SourceDataPlane: Sendable {
   /// peer's close, below what an operator takes for a hang.
   private static let stopNanoseconds: UInt64 = 3_000_000_000
 
+  /// How long `cut` lets the urgent thread get to its order: it may be in a send that takes until
+  /// the connection is shut down.
+  private static let cutNanoseconds: UInt64 = 100_000_000
+
   private let context: SourceContext
   private let outgoing: Mailbox<OutgoingMessage>
   private let links = Lock(Links())
@@ -159,13 +163,15 @@ public final class SourceDataPlane: Sendable {
   }
 
   /// Ends all connections and threads of a link that is of no use any more; nothing more is sent.
-  /// Waits for a read that is under way, and for nothing else.
+  /// What the destination had said on the urgent connection is among the events then: the end of
+  /// another connection may have been seen before it. Waits for a read of memory that is under way,
+  /// and for nothing else.
   public func cut() {
     let (urgent, bulk) = takeLinks()
     if let urgent {
-      let isTold = outgoing.post(.stop)
+      let isTold = outgoing.post(.cut)
       invariant(isTold, "a place is kept for the order to stop")
-      urgent.finish(until: Instant(nanoseconds: 0))
+      urgent.finish(until: MonotonicClock.now().advanced(byNanoseconds: Self.cutNanoseconds))
     }
     end(bulk)
   }

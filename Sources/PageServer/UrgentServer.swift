@@ -9,7 +9,10 @@ internal import Wire
 enum OutgoingMessage: Sendable {
   case control(ControlMessage)
   case refuse(Refusal)
+  /// Send what waits, then end in good order.
   case stop
+  /// The link is of no use any more: hear what the peer has said already, and end.
+  case cut
 }
 
 /// Owns the urgent connection: answers requests straight from the frozen memory, ahead of
@@ -52,10 +55,11 @@ struct UrgentServer: ~Copyable {
       budgetNanoseconds: context.options.heartbeatBudgetNanoseconds, now: MonotonicClock.now())
   }
 
-  /// The thread's life: until `stop` is taken out of the queue.
+  /// The thread's life: until `stop` or `cut` is taken out of the queue.
   mutating func run() {
+    var isCut = false
     do throws(LinkFailure) {
-      try serve()
+      isCut = try serve()
     } catch {
       // Nothing goes out on a connection that failed: the peer is to see its end at once.
       switch error {
@@ -63,18 +67,24 @@ struct UrgentServer: ~Copyable {
       case .violation, .refused, .flooded: break
       }
       context.linkLost(.urgent, error)
-      sendRemaining()
+      isCut = sendRemaining()
     }
-    finish()
+    if isCut { connection.shutdown() } else { finish() }
   }
 
-  private mutating func serve() throws(LinkFailure) {
+  /// Whether the link was cut.
+  private mutating func serve() throws(LinkFailure) -> Bool {
     while true {
       switch try waitForWork() {
       case .event:
         while let message = outgoing.take() {
-          if case .stop = message { return }
-          try send(message)
+          switch message {
+          case .stop: return false
+          case .cut:
+            while try receive() {}
+            return true
+          case .control, .refuse: try send(message)
+          }
         }
       case .readable:
         try receive()
@@ -103,12 +113,17 @@ struct UrgentServer: ~Copyable {
   }
 
   /// After a loss the control thread may still have a last word for the peer; it may get through.
-  private func sendRemaining() {
+  /// Whether the link was cut.
+  private func sendRemaining() -> Bool {
     while let message = outgoing.receive() {
-      if case .stop = message { return }
+      switch message {
+      case .stop: return false
+      case .cut: return true
       // What fails here was told already as the loss of the link.
-      try? send(message)
+      case .control, .refuse: try? send(message)
+      }
     }
+    return true
   }
 
   /// Closes in good order: a peer that has not read all yet must not be met by a reset.
@@ -129,7 +144,9 @@ struct UrgentServer: ~Copyable {
 
   // MARK: Receiving
 
-  private mutating func receive() throws(LinkFailure) {
+  /// False when nothing has come.
+  @discardableResult
+  private mutating func receive() throws(LinkFailure) -> Bool {
     let count: Int?
     let connection = connection
     do throws(ConnectionError) {
@@ -138,7 +155,7 @@ struct UrgentServer: ~Copyable {
     } catch {
       throw .connection(error)
     }
-    guard let count else { return }
+    guard let count else { return false }
     let now = MonotonicClock.now()
     monitor.heard(at: now)
     filled += count
@@ -151,6 +168,7 @@ struct UrgentServer: ~Copyable {
       received.moveToFront(start..<filled)
       filled -= start
     }
+    return true
   }
 
   private func nextFrame(from start: Int) throws(LinkFailure) -> FrameHeader? {
@@ -170,7 +188,11 @@ struct UrgentServer: ~Copyable {
   private mutating func handle(
     _ header: FrameHeader, at start: Int, _ now: Instant
   ) throws(LinkFailure) {
-    guard header.type != .request else { return try answer(header, now) }
+    // On a link that is being given up nobody waits for an answer, and sending one could block.
+    guard header.type != .request else {
+      if !context.stopping { try answer(header, now) }
+      return
+    }
     let payload = start + WireLimits.headerByteCount..<start + header.frameByteCount
     if header.type == .refuse { throw refusal(in: payload) }
     let message: ControlMessage
@@ -180,7 +202,8 @@ struct UrgentServer: ~Copyable {
       throw .violation(error)
     }
     switch message {
-    case .ping(let sequence): try send(.control(.pong(sequence: sequence)))
+    case .ping(let sequence):
+      if !context.stopping { try send(.control(.pong(sequence: sequence))) }
     case .pong(let sequence):
       monitor.pong(sequence, now: now)
       context.counters.noteRoundTrip(monitor.shortestRoundTripNanoseconds)
@@ -259,7 +282,7 @@ struct UrgentServer: ~Copyable {
     switch message {
     case .control(let message): return message.encodedFrame(session: session)
     case .refuse(let refusal): return refusal.encodedFrame(session: session)
-    case .stop: invariantBroken("the order to stop is not sent")
+    case .stop, .cut: invariantBroken("the order to stop is not sent")
     }
   }
 

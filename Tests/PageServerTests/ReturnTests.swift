@@ -99,4 +99,27 @@ struct ReturnTests {
     }
     migration.plane.cut()
   }
+
+  @Test func whatWasSaidLastIsHeardThoughAnotherConnectionEndedFirst() throws {
+    let migration = try TestMigration(try Self.memory().open())
+    try migration.beginServing()
+    let epoch = Epoch(rawValue: 4)
+    let reason = Refusal(.operatorRequest, "parked")
+    // The thread is behind, as on a busy host: the end of bulk is told first.
+    let messages = (0..<32).map { _ in ControlMessage.complete(epoch: epoch) }
+    migration.bulk[0].connection.shutdown()
+    guard case .linkLost(.bulk, _) = try migration.notice() else {
+      Issue.record("the end of the link was not told")
+      return
+    }
+    for message in messages { try migration.urgent.send(message) }
+    try migration.urgent.send(.parked(epoch: epoch, reason))
+    migration.urgent.connection.endSending()
+    migration.plane.cut()
+    var heard: [ControlMessage] = []
+    while let notice = migration.plane.events.take() {
+      if case .received(let message) = notice { heard.append(message) }
+    }
+    #expect(heard == messages + [.parked(epoch: epoch, reason)])
+  }
 }
