@@ -81,7 +81,7 @@ struct UrgentServer: ~Copyable {
           switch message {
           case .stop: return false
           case .cut:
-            while try receive() {}
+            hearLastWords()
             return true
           case .control, .refuse: try send(message)
           }
@@ -92,6 +92,15 @@ struct UrgentServer: ~Copyable {
       // Nothing waits to be received, so nothing can speak for the peer.
       case .deadline: try watchLink()
       }
+    }
+  }
+
+  /// Takes in what the peer has said already on a link that is being given up.
+  private mutating func hearLastWords() {
+    do throws(LinkFailure) {
+      while try receive() {}
+    } catch {
+      // Its end, most often; whatever it is, the link has ended already for those who count.
     }
   }
 

@@ -122,4 +122,14 @@ struct ReturnTests {
     }
     #expect(heard == messages + [.parked(epoch: epoch, reason)])
   }
+
+  @Test func cuttingALinkThatIsJustEndingReturns() throws {
+    // The order to cut and the end of the stream meet at the thread in either order.
+    for _ in 0..<64 {
+      let migration = try TestMigration(try Self.memory().open())
+      try migration.beginServing()
+      migration.urgent.connection.shutdown()
+      migration.plane.cut()
+    }
+  }
 }
