@@ -33,6 +33,8 @@ extension DestinationSession {
     self.core = core
     mode = core.mode
     isRecovered = true
+    // At least since then: when the earlier process lost it, nobody knows.
+    linkLostAt = started
     preparedSession = core.session
     if let vm {
       regions = vm.layout.regions
