@@ -26,12 +26,8 @@ extension FaultInjection {
       let migration = try Migration(GuestShape(), Plan(link: .loopback, hasRelay: true))
       try migration.startAndHoldInLoad()
       try migration.relayed.order(FaultOrder(.cut))
-      try migration.server?.expectEnd("aborted", exitCode: 11, source: Phrase.runs)
-      try migration.receiver?.expectEnd("aborted", exitCode: 11, destination: Phrase.killed)
-      _ = try migration.destination?.program.end()
-      try migration.source.expectRunsAndVerifies()
-      try migration.start()
-      try migration.expectCompletion()
+      try expectEnded(migration)
+      try expectMovesLater(migration)
     }
 
     @Test("case 12: silence before the switch is noticed too, and the source runs on")
@@ -39,9 +35,7 @@ extension FaultInjection {
       let migration = try Migration(GuestShape(), Plan(link: .loopback, hasRelay: true))
       try migration.startAndHoldInLoad()
       try migration.relayed.order(FaultOrder(.drop))
-      try migration.server?.expectEnd("aborted", exitCode: 11, source: Phrase.runs)
-      try migration.receiver?.expectEnd("aborted", exitCode: 11, destination: Phrase.killed)
-      _ = try migration.destination?.program.end()
+      try expectEnded(migration)
       try migration.expectSourceRunsOn()
     }
 
@@ -62,12 +56,8 @@ extension FaultInjection {
       other.vcpus = 1
       try migration.startDestination(other)
       try migration.startServer()
-      try migration.server?.expectEnd("aborted", exitCode: 11, source: Phrase.runs)
-      try migration.receiver?.expectEnd("aborted", exitCode: 11, destination: Phrase.killed)
-      _ = try migration.destination?.program.end()
-      try migration.source.expectRunsAndVerifies()
-      try migration.start()
-      try migration.expectCompletion()
+      try expectEnded(migration)
+      try expectMovesLater(migration)
     }
 
     @Test("case 14: another VM is refused before anything moves, and the right one taken")
@@ -103,6 +93,19 @@ extension FaultInjection {
       try migration.receiver?.expectEnd(
         "refused", exitCode: 10, saying: "page size", destination: Phrase.untouched)
       try expectUntouched(migration, server)
+    }
+
+    /// Both sides have given up, and the VM that would have taken over is gone.
+    private func expectEnded(_ migration: Migration) throws {
+      try migration.server?.expectEnd("aborted", exitCode: 11, source: Phrase.runs)
+      try migration.receiver?.expectEnd("aborted", exitCode: 11, destination: Phrase.killed)
+      _ = try migration.destination?.program.end()
+    }
+
+    private func expectMovesLater(_ migration: Migration) throws {
+      try migration.source.expectRunsAndVerifies()
+      try migration.start()
+      try migration.expectCompletion()
     }
 
     /// The source has told why, its VM has not stood still, and the right destination is served.

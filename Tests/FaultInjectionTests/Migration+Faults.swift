@@ -75,20 +75,4 @@ extension Migration {
       #expect(engine.count(ofEvent: "link-restored") == count)
     }
   }
-
-  /// Every vCPU waits for a page: nothing moves, and the VM is not taken for finished.
-  func expectGuestStandsStill() throws {
-    let destination = try #require(destination)
-    var last = try destination.status.operations
-    var sameCount = 0
-    // A quarter of a second without an operation, where a hundred are due.
-    while sameCount < 50 {
-      try destination.program.pause()
-      let status = try destination.status
-      #expect(status.state == "running" && (status.mismatches ?? []).isEmpty)
-      sameCount = status.operations == last ? sameCount + 1 : 0
-      last = status.operations
-    }
-    #expect(try source.status.state != "running")
-  }
 }

@@ -175,7 +175,10 @@ extension FaultInjection {
       arguments: [LinkTarget.urgent, .bulk], [FaultDirection.toClient, .toServer])
     func corruption(target: LinkTarget, direction: FaultDirection) throws {
       let migration = try Migration.withOpenWindow()
-      try migration.relayed.order(FaultOrder(.corrupt, to: target, direction, afterByteCount: 900))
+      // In a page, or in the next of the few words that go to the source.
+      let byteCount: UInt64 = direction == .toClient ? 900 : 5
+      try migration.relayed.order(
+        FaultOrder(.corrupt, to: target, direction, afterByteCount: byteCount))
       try migration.relayed.waitFor(fault: .corrupt)
       try migration.expectLinkLost()
       try migration.expectLinkRestored()

@@ -235,6 +235,8 @@ package final class Migration {
       source: frozen, destination: ProcessImage(status: destination.status))
     #expect(comparison.findings.sentences == [])
     #expect(comparison.unchangedPages + comparison.rewrittenPages + comparison.removedPages > 0)
+    // A guest that has finished its work cannot be resumed.
+    guard progressOperations > 0 else { return }
     try destination.must("resume")
     try destination.waitForProgress(operations: min(50, progressOperations))
   }

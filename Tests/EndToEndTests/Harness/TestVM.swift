@@ -94,6 +94,28 @@ package final class TestVM {
     }.map { String($0.prefix { $0 != "[" }) }.sorted()
   }
 
+  /// How many threads wait for a page of its memory, by what the kernel tells of its userfaultfds:
+  /// "total" counts those that a handler has read and those that nobody has.
+  package var waitingFaultCount: Int {
+    get throws {
+      let directory = "/proc/\(program.pid)"
+      var count = 0
+      for number in Workspace.names(in: "\(directory)/fd") {
+        let target = try? FileManager.default.destinationOfSymbolicLink(
+          atPath: "\(directory)/fd/\(number)")
+        guard target == "anon_inode:[userfaultfd]" else { continue }
+        let text = try String(contentsOfFile: "\(directory)/fdinfo/\(number)", encoding: .utf8)
+        count += try #require(Self.total(ofWaiting: text))
+      }
+      return count
+    }
+  }
+
+  private static func total(ofWaiting text: String) -> Int? {
+    let line = text.split(separator: "\n").first { $0.hasPrefix("total:") }
+    return line?.split(separator: "\t").last.flatMap { Int($0) }
+  }
+
   /// It keeps open nothing that came with the migration. What belonged to a client that has gone
   /// is closed a moment later.
   package func expectNoMoreDescriptors() throws {
