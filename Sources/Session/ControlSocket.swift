@@ -188,14 +188,15 @@ private final class ControlLoop {
     case .stopped, .timedOut: return
     case .endOfStream: client.isGone = true
     case .bytes(let count):
-      guard client.lines.append(piece[..<count]) else {
+      let isWithinLimit = client.lines.append(piece[..<count])
+      while let line = client.lines.next() { answer(line, client) }
+      guard isWithinLimit else {
         client.send(
           SessionAnswer.failed(
             "a line has at most \(SessionRequest.maximumLineByteCount) bytes"
           ).line)
         return client.isGone = true
       }
-      while let line = client.lines.next() { answer(line, client) }
       // Descriptors that no request took are nobody's.
       client.descriptors = DescriptorList()
     }

@@ -151,28 +151,40 @@ enum ControlLine {
 }
 
 /// Cuts a stream into lines. Bounded: a longer line is an error and the stream of no use.
-struct LineSplitter {
+package struct LineSplitter {
   let maximumByteCount: Int
   private var unread: [UInt8] = []
+  /// Where the next line starts: lines are not moved up one by one.
+  private var start = 0
+  /// Bytes of the line that has not ended yet.
+  private var lineByteCount = 0
+  private var isBroken = false
 
-  init(maximumByteCount: Int) { self.maximumByteCount = maximumByteCount }
+  /// Ready for the front of a stream.
+  package init(maximumByteCount: Int) { self.maximumByteCount = maximumByteCount }
 
-  /// False when a line is too long; nothing is kept then.
-  mutating func append(_ bytes: ArraySlice<UInt8>) -> Bool {
-    unread.append(contentsOf: bytes)
-    let tail = unread.lastIndex(of: 0x0A).map { unread.count - $0 - 1 } ?? unread.count
-    guard tail <= maximumByteCount else {
-      unread = []
-      return false
+  /// False from the first line on that is too long, wherever the pieces end. The lines before it
+  /// are still there.
+  package mutating func append(_ bytes: ArraySlice<UInt8>) -> Bool {
+    guard !isBroken else { return false }
+    unread.removeFirst(start)
+    start = 0
+    for (position, byte) in zip(bytes.indices, bytes) {
+      lineByteCount = byte == 0x0A ? 0 : lineByteCount + 1
+      guard lineByteCount <= maximumByteCount else {
+        isBroken = true
+        unread.append(contentsOf: bytes[..<position])
+        return false
+      }
     }
+    unread.append(contentsOf: bytes)
     return true
   }
 
   /// The next whole line, without its end.
-  mutating func next() -> [UInt8]? {
-    guard let end = unread.firstIndex(of: 0x0A) else { return nil }
-    let line = Array(unread[..<end])
-    unread.removeFirst(end + 1)
-    return line
+  package mutating func next() -> [UInt8]? {
+    guard let end = unread[start...].firstIndex(of: 0x0A) else { return nil }
+    defer { start = end + 1 }
+    return Array(unread[start..<end])
   }
 }

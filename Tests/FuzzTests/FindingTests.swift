@@ -50,4 +50,37 @@ struct FindingTests {
     #expect(!Hello.isNameValid(name))
     #expect(throws: StateError.self) { try VMName(name) }
   }
+
+  /// Whether a line was too long depended on where its stream was cut: one that came in a piece
+  /// together with its end could have twice the bound.
+  @Test("A line is too long whatever the pieces that it comes in", arguments: [1, 7, 4096, 9000])
+  func longLine(_ pieceByteCount: Int) {
+    let stream = Array("{}\n".utf8) + [UInt8](repeating: 0x20, count: 4097) + [0x0A, 0x7B, 0x0A]
+    var splitter = LineSplitter(maximumByteCount: 4096)
+    var lines: [[UInt8]] = []
+    var areAllTaken = true
+    for start in stride(from: 0, to: stream.count, by: pieceByteCount) {
+      let end = min(start + pieceByteCount, stream.count)
+      let isTaken = splitter.append(stream[start..<end])
+      if !isTaken { areAllTaken = false }
+      while let line = splitter.next() { lines.append(line) }
+    }
+    #expect(lines == [Array("{}".utf8)])
+    #expect(!areAllTaken)
+  }
+
+  @Test("A line as long as the bound is a line", arguments: [1, 7, 4096, 9000])
+  func longestLine(_ pieceByteCount: Int) {
+    let line = [UInt8](repeating: 0x20, count: 4096)
+    let stream = line + [0x0A] + line + [0x0A]
+    var splitter = LineSplitter(maximumByteCount: 4096)
+    var lines: [[UInt8]] = []
+    for start in stride(from: 0, to: stream.count, by: pieceByteCount) {
+      let isTaken = splitter.append(
+        stream[start..<min(start + pieceByteCount, stream.count)])
+      #expect(isTaken)
+      while let line = splitter.next() { lines.append(line) }
+    }
+    #expect(lines == [line, line])
+  }
 }
