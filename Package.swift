@@ -130,7 +130,10 @@ let package = Package(
         "Codec", "FaultHandler", "Migration", "Pages", "Session", "System", "UFFD", "Wire",
       ], path: "Tools/Sources/FuzzTargets", cSettings: cSettings, swiftSettings: strictSettings),
     .testTarget(
-      name: "FuzzTests", dependencies: ["FuzzTargets", "Migration", "Session", "System", "Wire"],
+      name: "FuzzTests",
+      dependencies: [
+        "FaultHandler", "FuzzTargets", "Migration", "Pages", "Session", "System", "Wire",
+      ],
       cSettings: cSettings, swiftSettings: strictSettings),
 
     // The relay that makes links fail: its parts, its executable.

@@ -1,4 +1,6 @@
+import FaultHandler
 import Migration
+import Pages
 import Session
 import System
 import Testing
@@ -82,5 +84,21 @@ struct FindingTests {
       while let line = splitter.next() { lines.append(line) }
     }
     #expect(lines == [line, line])
+  }
+
+  /// A VMM's first generation leaves page sizes out; what is saved has them, and was longer than
+  /// the bound of what a VMM may send: such a VM could not be found again by a new process.
+  @Test("A VM of many regions is found again by what was saved of it")
+  func manyRegions() throws {
+    let elements = (0..<950).map { number in
+      "{\"base_host_virt_addr\":\(139_637_976_727_552 + number * 8192),\"size\":4096,"
+        + "\"offset\":\(number * 4096)}"
+    }
+    let body = Array(("[" + elements.joined(separator: ",") + "]").utf8)
+    #expect(body.count <= AttachDocument.maximumByteCount)
+    let document = try AttachDocument(parsing: body)
+    let saved = SavedAttachment(
+      document, process: ProcessIdentity(pid: 42, startTicks: 4711), userfaultNumber: 7)
+    #expect(try SavedAttachment(parsing: saved.fileBytes)?.document() == document)
   }
 }
