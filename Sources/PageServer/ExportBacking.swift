@@ -119,7 +119,14 @@ public final class ExportBacking: MemoryBacking {
     }
     guard state == .content else { return (state, 0) }
     let before = UInt64(reader.contentCount(block: block, before: slot))
-    return (state, reader.contentStart(block: block) + before * size)
+    // Checked before the file was served; it may have been exchanged since, seals and all.
+    let (content, overflows) =
+      reader.contentStart(block: block).addingReportingOverflow(before * size)
+    guard !overflows else {
+      throw unreadable(
+        .inconsistent(path: file.path, reason: "index block \(block) starts elsewhere"))
+    }
+    return (state, content)
   }
 
   private func load(_ block: UInt64, _ reader: ExportReader) throws(MemoryError) {

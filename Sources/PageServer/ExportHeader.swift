@@ -128,8 +128,10 @@ extension ExportHeader {
     isEncrypted = span.loadLittleEndian(at: 24, as: UInt32.self) & 1 == 1
     salt = Array(bytes[128..<128 + ExportFormat.saltByteCount])
     tokenCheck = Array(bytes[160..<160 + ExportFormat.tokenCheckByteCount])
-    // The limits keep the sums below from overflowing.
-    guard epoch.rawValue < .max, contentByteCount <= layout.totalByteCount.rawValue,
+    // The limits keep the sums below from overflowing, and a journal that the file's epochs are
+    // written to from being unreadable.
+    guard epoch.rawValue < WireLimits.maximumEpoch,
+      contentByteCount <= layout.totalByteCount.rawValue,
       [counts.content, counts.zero, counts.poisoned, counts.unheld].allSatisfy({
         $0 <= layout.totalPageCount.rawValue
       }),

@@ -85,15 +85,16 @@ final class ExportReader {
     at offset: UInt64, into bytes: inout MutableRawSpan, _ range: Range<Int>
   ) throws(ExportError) {
     let size = ExportFormat.chunkPayloadByteCount
+    let end = file.header.contentByteCount
+    guard offset <= end, UInt64(range.count) <= end - offset else {
+      throw .inconsistent(path: file.path, reason: "a page lies behind all pages")
+    }
     var done = 0
     while done < range.count {
       let position = offset + UInt64(done)
       let start = Int(position % UInt64(size))
       let count = min(range.count - done, size - start)
       let chunk = file.geometry.indexChunkCount + position / UInt64(size)
-      guard position < file.header.contentByteCount else {
-        throw .inconsistent(path: file.path, reason: "a page lies behind all pages")
-      }
       try loadPages(chunk: chunk)
       let pages = pages
       bytes.copyBytes(
