@@ -127,7 +127,8 @@ let package = Package(
     .target(
       name: "FuzzTargets",
       dependencies: [
-        "Codec", "FaultHandler", "Migration", "Pages", "Session", "System", "UFFD", "Wire",
+        "Codec", "FaultHandler", "Migration", "PageServer", "Pages", "Session", "System", "UFFD",
+        "Wire",
       ], path: "Tools/Sources/FuzzTargets", cSettings: cSettings, swiftSettings: strictSettings),
     .testTarget(
       name: "FuzzTests",

@@ -27,7 +27,7 @@ public enum KeptName {
 
 /// What the two processes say to each other over the keeper's channel, one message a packet. The
 /// version goes along: the keeper may be a newer program that has adopted an older worker.
-enum KeeperMessage: Hashable, Sendable {
+package enum KeeperMessage: Hashable, Sendable {
   /// Keep the descriptor that comes with this packet. Both ways: the keeper gives back the same
   /// way what an earlier worker gave it.
   case keep(name: String)
@@ -41,7 +41,8 @@ enum KeeperMessage: Hashable, Sendable {
   private static let version: UInt8 = 1
   static let maximumNameByteCount = 64
 
-  var bytes: [UInt8] {
+  /// The packet.
+  package var bytes: [UInt8] {
     var writer = JournalWriter()
     writer.append(Self.version)
     switch self {
@@ -57,7 +58,8 @@ enum KeeperMessage: Hashable, Sendable {
     return writer.bytes
   }
 
-  init(_ bytes: [UInt8]) throws(JournalFormatError) {
+  /// Reads a packet.
+  package init(_ bytes: [UInt8]) throws(JournalFormatError) {
     var reader = JournalReader(bytes)
     let version = try reader.next(UInt8.self)
     guard version == Self.version else {

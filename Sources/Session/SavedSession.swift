@@ -109,18 +109,29 @@ public enum SavedSessionFile {
     }
     guard status.ownerUser == geteuid() || status.ownerUser == 0, status.permissions & 0o022 == 0
     else { throw .notPrivate(path: path) }
-    guard bytes.count <= maximumByteCount,
-      let saved = try? JSONDecoder().decode(SavedSession.self, from: Data(bytes)),
-      saved.version == SavedSession.currentVersion, saved.side == side.name
-    else { throw .notUnderstood(path: path) }
+    guard let saved = parse(bytes), saved.side == side.name else {
+      throw .notUnderstood(path: path)
+    }
     guard saved.vm == vmName.text else { throw .foreign(path: path, vmName: saved.vm) }
     if let boot, saved.boot != boot.text { throw .otherBoot(path: path) }
     return saved
   }
 
+  /// Reads the file's content; nil when it is none of this version.
+  package static func parse(_ bytes: [UInt8]) -> SavedSession? {
+    guard bytes.count <= maximumByteCount,
+      let saved = try? JSONDecoder().decode(SavedSession.self, from: Data(bytes)),
+      saved.version == SavedSession.currentVersion
+    else { return nil }
+    return saved
+  }
+
+  /// The file's content.
+  package static func bytes(of saved: SavedSession) -> [UInt8] { ControlLine.bytes(of: saved) }
+
   static func write(_ saved: SavedSession, to path: String) throws(SavedSessionError) {
     do throws(SystemError) {
-      try FileSystem.replaceFile(path, with: ControlLine.bytes(of: saved), permissions: 0o600)
+      try FileSystem.replaceFile(path, with: bytes(of: saved), permissions: 0o600)
     } catch {
       throw .system(error)
     }

@@ -1,4 +1,5 @@
 import FaultHandler
+import FuzzTargets
 import Migration
 import Pages
 import Session
@@ -100,5 +101,29 @@ struct FindingTests {
     let saved = SavedAttachment(
       document, process: ProcessIdentity(pid: 42, startTicks: 4711), userfaultNumber: 7)
     #expect(try SavedAttachment(parsing: saved.fileBytes)?.document() == document)
+  }
+
+  private func export(_ name: String) throws -> [UInt8] {
+    try #require(FuzzTarget.export.seeds.first { $0.name == name }).bytes
+  }
+
+  @Test("Sound exports are served, all others refused")
+  func exports() throws {
+    let served = FuzzTarget.export.seeds.filter { FuzzTarget.exportServes($0.bytes) }
+    #expect(served.map(\.name) == ["seed-sealed", "seed-plain"])
+  }
+
+  /// Whoever has the token could make a host write an epoch into its journal that made the whole
+  /// journal unreadable.
+  @Test("An export's epoch is one that a journal can hold")
+  func exportEpoch() throws {
+    #expect(!FuzzTarget.exportServes(try export("seed-epoch-too-high")))
+  }
+
+  /// An index that was exchanged for another sealed one after the check stopped the process: the
+  /// place of a page's content was added up without a look.
+  @Test("An export's index that points anywhere is an error")
+  func exportIndex() throws {
+    #expect(!FuzzTarget.exportServes(try export("seed-index-astray")))
   }
 }

@@ -21,6 +21,7 @@ enum AttachBody {
       return
     }
     check(document)
+    SavedFiles.comesBack(document)
     do throws(AttachError) {
       let again = try AttachDocument(parsing: Array(text(of: document).utf8))
       invariant(again == document, "a description reads as it is written")

@@ -15,6 +15,12 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
   case pageStates = "page-states"
   /// Both cores between a hostile peer and an honest host.
   case cores
+  /// What comes over a control socket, in both directions, and over a keeper's channel.
+  case control
+  /// The files that a restarted process begins with: the saved session, the saved attachment.
+  case saved
+  /// A file with the source's frozen memory.
+  case export
 
   /// Takes one input. Keeps nothing from one call to the next.
   public func run(_ input: [UInt8]) {
@@ -25,14 +31,20 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     case .journal: JournalFile.run(input)
     case .pageStates: PageStates.run(input)
     case .cores: HostilePeer.run(input)
+    case .control: ControlLines.run(input)
+    case .saved: SavedFiles.run(input)
+    case .export: ExportedFile.run(input)
     }
   }
+
+  /// Whether the input makes an export file that a page server serves.
+  public static func exportServes(_ input: [UInt8]) -> Bool { ExportedFile.serves(input) }
 
   /// Longer inputs find nothing that shorter ones do not, and cost time.
   public var maximumInputByteCount: Int {
     switch self {
-    case .frames, .attach: 8192
-    case .handshake, .journal: 4096
+    case .frames, .attach, .export: 8192
+    case .handshake, .journal, .control, .saved: 4096
     case .pageStates, .cores: 1024
     }
   }

@@ -104,13 +104,15 @@ enum JournalFile {
     }
   }
 
+  static let ownProcess = ProcessIdentity(pid: 42, startTicks: 4711)
+
   /// A VM that is a process with a memory file.
   static let ownBinding: VMBinding = {
     do throws(StateError) {
       return VMBinding(
         vmName: try VMName(Given.vmName),
         boot: BootID(text: "0f0e0d0c-0b0a-0908-0706-050403020100"),
-        vmm: ProcessIdentity(pid: 42, startTicks: 4711),
+        vmm: ownProcess,
         memory: MemoryIdentity(device: 1, inode: 2, isVolatile: true))
     } catch { invariantBroken("the name of the fuzz targets is one") }
   }()

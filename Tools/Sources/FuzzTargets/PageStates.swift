@@ -86,7 +86,7 @@ enum PageStates {
 
   /// A real file, for the kernel's part of it: what is cut short must be refused, not fault later.
   private static func openFile(_ states: [UInt8], pageCount: Int, _ ending: UInt8) {
-    let path = "/dev/shm/postcopy-fuzz-\(getpid())"
+    let path = ScratchFile.nextPath("page-states")
     let count = PageCount(pageCount)
     do {
       try? FileSystem.removeFile(path)

@@ -24,6 +24,9 @@ extension FuzzTarget {
     case .journal: StateSeeds.journal
     case .pageStates: StateSeeds.pageStates
     case .cores: StateSeeds.cores
+    case .control: FileSeeds.control
+    case .saved: FileSeeds.saved
+    case .export: FileSeeds.export
     }
   }
 }
