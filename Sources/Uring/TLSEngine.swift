@@ -195,6 +195,9 @@ struct TLSEngine: ~Copyable, @unchecked Sendable {
         break
       }
       opened += count
+      // The usual case is one record: OpenSSL need not be asked for another, with a call that fails
+      // and is judged, while a guest waits.
+      if unsafe transport.pointee.input.isEmpty, !hasBuffered { break }
     }
     return unsafe (sealed.count - transport.pointee.input.count, opened, end)
   }

@@ -123,8 +123,11 @@ public enum TLSFailure: Hashable, Sendable, CustomStringConvertible {
 
 /// OpenSSL's queue of errors, which each thread has for itself.
 enum TLSErrors {
-  /// Before a call, so that what is found afterwards is of that call.
-  static func clear() { ERR_clear_error() }
+  /// Before a call, so that what is found afterwards is of that call. Clearing goes through all
+  /// sixteen places of the queue, with each record; looking whether one is taken does not.
+  static func clear() {
+    if ERR_peek_error() != 0 { ERR_clear_error() }
+  }
 
   /// The reason of the first error of the last call; 0 when there is none.
   static var reason: Int32 { copenssl_reason(ERR_peek_error()) }
