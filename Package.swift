@@ -112,7 +112,8 @@ let package = Package(
 
     // The benchmark and the C program that it compares with.
     .executableTarget(
-      name: "fault-latency-reference", path: "Tools/Sources/fault-latency-reference",
+      name: "fault-latency-reference", dependencies: ["COpenSSL"],
+      path: "Tools/Sources/fault-latency-reference",
       cSettings: cSettings),
     .executableTarget(
       name: "fault-latency",

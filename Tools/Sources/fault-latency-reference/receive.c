@@ -15,8 +15,8 @@
 
 struct destination {
   int userfault_fd;
-  int urgent_fd;
-  int bulk_fd;
+  struct link urgent;
+  struct link bulk;
   int finished_fd;
   uint64_t base;
   uint64_t byte_count;
@@ -65,8 +65,8 @@ static void install(
 static void fetch_page(struct destination *destination, uint64_t offset) {
   struct { struct frame header; char page[PAGE_BYTES]; } slot;
   struct frame request = {.type = FRAME_REQUEST, .byte_count = PAGE_BYTES, .offset = offset};
-  send_all(destination->urgent_fd, &request, sizeof request);
-  if (!receive_all(destination->urgent_fd, &slot, sizeof slot)) fail("answer");
+  send_all(&destination->urgent, &request, sizeof request);
+  if (!receive_all(&destination->urgent, &slot, sizeof slot)) fail("answer");
   if (slot.header.offset != offset || slot.header.byte_count != PAGE_BYTES) {
     errno = EPROTO;
     fail("answer");
@@ -102,14 +102,14 @@ static void *run_bulk(void *argument) {
   struct frame header;
   if (!run) fail("malloc");
   place_thread("ref-install", 0);
-  while (receive_all(destination->bulk_fd, &header, sizeof header)) {
+  while (receive_all(&destination->bulk, &header, sizeof header)) {
     if (header.type == FRAME_END) break;
     if (header.byte_count > RUN_BYTES || header.offset >= destination->byte_count ||
         header.byte_count > destination->byte_count - header.offset) {
       errno = EPROTO;
       fail("pushed run");
     }
-    if (!receive_all(destination->bulk_fd, run, header.byte_count)) fail("pushed run");
+    if (!receive_all(&destination->bulk, run, header.byte_count)) fail("pushed run");
     install(destination, run, header.offset, header.byte_count);
   }
   free(run);
@@ -147,16 +147,22 @@ static void take_hand_off(struct destination *destination, const char *attach_pa
   unlink(attach_path);
 }
 
-int receive_pages(const char *attach_path, const char *address, int push) {
-  struct destination destination = {.bulk_fd = -1};
+static struct link dial(const char *address, const char *certificates, uint32_t role) {
+  struct link link = {.fd = connect_to(address)};
+  if (certificates) start_tls(&link, certificates, 0);
+  send_all(&link, &(struct frame){.type = role}, sizeof(struct frame));
+  return link;
+}
+
+int receive_pages(
+    const char *attach_path, const char *address, int push, const char *certificates) {
+  struct destination destination = {.bulk = {.fd = -1}};
   take_hand_off(&destination, attach_path);
   destination.finished_fd = eventfd(0, EFD_CLOEXEC);
-  destination.urgent_fd = connect_to(address);
-  send_all(destination.urgent_fd, &(struct frame){.type = ROLE_URGENT}, sizeof(struct frame));
+  destination.urgent = dial(address, certificates, ROLE_URGENT);
   pthread_t faults, bulk;
   if (push) {
-    destination.bulk_fd = connect_to(address);
-    send_all(destination.bulk_fd, &(struct frame){.type = ROLE_BULK}, sizeof(struct frame));
+    destination.bulk = dial(address, certificates, ROLE_BULK);
     if (pthread_create(&bulk, NULL, run_bulk, &destination) != 0) fail("pthread_create");
   }
   if (pthread_create(&faults, NULL, run_faults, &destination) != 0) fail("pthread_create");

@@ -1,6 +1,7 @@
 // The C program that Tools/fault-latency compares with: the same way of a fault, with nothing else
 // on it. Fault -> request -> answer -> COPY, and beside it receive -> COPY in runs for the push.
 // No journals, checksums, credits or recovery: what this saves is what our own engine has to pay.
+// With a directory of certificates, the same over TLS 1.3 by OpenSSL's blocking calls.
 #ifndef FAULT_LATENCY_REFERENCE_H
 #define FAULT_LATENCY_REFERENCE_H
 
@@ -32,20 +33,34 @@ struct frame {
 };
 _Static_assert(sizeof(struct frame) == 32, "the header is as long as the engine's");
 
+// One connection: a socket, and the TLS session over it or NULL. For one thread.
+struct link {
+  int fd;
+  struct ssl_st *tls;
+};
+
 // Serves `path` at `address` to one destination until that hangs up. Push runs when wanted.
-int serve(const char *path, const char *address, int push);
+// Over TLS when there is a directory of certificates.
+int serve(const char *path, const char *address, int push, const char *certificates);
 // Listens at `attach_path` for one hand-off, pulls from `address` until every page is installed.
-int receive_pages(const char *attach_path, const char *address, int push);
+int receive_pages(
+  const char *attach_path, const char *address, int push, const char *certificates);
 
 // Prints what failed with errno and ends the process: a reference needs no recovery.
 noreturn void fail(const char *what);
+// The same of what OpenSSL says.
+noreturn void fail_tls(const char *what);
 // ADDRESS is HOST:PORT with a numeric host, or unix:PATH.
 int listen_at(const char *address);
 int connect_to(const char *address);
 void set_no_delay(int fd);
 // Whole transfers. receive_all returns 0 at an orderly end before the first byte, else 1.
-void send_all(int fd, const void *bytes, size_t length);
-int receive_all(int fd, void *bytes, size_t length);
+void send_all(struct link *link, const void *bytes, size_t length);
+int receive_all(struct link *link, void *bytes, size_t length);
+// Shakes hands over a connected socket, with certificates on both sides.
+void start_tls(struct link *link, const char *directory, int is_server);
+void send_all_tls(struct link *link, const void *bytes, size_t length);
+int receive_all_tls(struct link *link, void *bytes, size_t length);
 // Names the calling thread and, when urgent, asks for SCHED_FIFO 1 as the engine's threads do.
 void place_thread(const char *name, int urgent);
 

@@ -11,8 +11,8 @@
 struct source {
   int memory_fd;
   uint64_t byte_count;
-  int urgent_fd;
-  int bulk_fd;
+  struct link urgent;
+  struct link bulk;
 };
 
 static void read_memory(const struct source *source, void *bytes, size_t length, uint64_t offset) {
@@ -25,11 +25,11 @@ static void read_memory(const struct source *source, void *bytes, size_t length,
 
 // Answers demands straight from the file: one pread behind the header, one send.
 static void *run_urgent(void *argument) {
-  const struct source *source = argument;
+  struct source *source = argument;
   struct { struct frame header; char page[PAGE_BYTES]; } slot;
   place_thread("ref-urgent", 1);
   struct frame request;
-  while (receive_all(source->urgent_fd, &request, sizeof request)) {
+  while (receive_all(&source->urgent, &request, sizeof request)) {
     if (request.type != FRAME_REQUEST || request.byte_count != PAGE_BYTES ||
         request.offset % PAGE_BYTES != 0 || request.offset >= source->byte_count) {
       errno = EPROTO;
@@ -38,14 +38,14 @@ static void *run_urgent(void *argument) {
     slot.header = (struct frame){
       .type = FRAME_PAGES, .byte_count = PAGE_BYTES, .offset = request.offset};
     read_memory(source, slot.page, PAGE_BYTES, request.offset);
-    send_all(source->urgent_fd, &slot, sizeof slot);
+    send_all(&source->urgent, &slot, sizeof slot);
   }
   return NULL;
 }
 
 // Sends the whole file in address order, one header and up to RUN_BYTES a send.
 static void *run_bulk(void *argument) {
-  const struct source *source = argument;
+  struct source *source = argument;
   struct { struct frame header; char run[RUN_BYTES]; } *slot = malloc(sizeof *slot);
   if (!slot) fail("malloc");
   place_thread("ref-push", 0);
@@ -54,16 +54,16 @@ static void *run_bulk(void *argument) {
     uint32_t length = left < RUN_BYTES ? (uint32_t)left : RUN_BYTES;
     slot->header = (struct frame){.type = FRAME_PAGES, .byte_count = length, .offset = offset};
     read_memory(source, slot->run, length, offset);
-    send_all(source->bulk_fd, slot, sizeof slot->header + length);
+    send_all(&source->bulk, slot, sizeof slot->header + length);
   }
   slot->header = (struct frame){.type = FRAME_END};
-  send_all(source->bulk_fd, &slot->header, sizeof slot->header);
+  send_all(&source->bulk, &slot->header, sizeof slot->header);
   free(slot);
   return NULL;
 }
 
-int serve(const char *path, const char *address, int push) {
-  struct source source = {.urgent_fd = -1, .bulk_fd = -1};
+int serve(const char *path, const char *address, int push, const char *certificates) {
+  struct source source = {.urgent = {.fd = -1}, .bulk = {.fd = -1}};
   struct stat status;
   source.memory_fd = open(path, O_RDONLY | O_CLOEXEC);
   if (source.memory_fd < 0 || fstat(source.memory_fd, &status) < 0) fail(path);
@@ -71,13 +71,14 @@ int serve(const char *path, const char *address, int push) {
   int listener = listen_at(address);
   if (write(STDOUT_FILENO, "listening\n", 10) != 10) fail("stdout");
   for (int connections = push ? 2 : 1; connections > 0; connections--) {
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    struct link link = {.fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)};
     struct frame hello;
-    if (fd < 0) fail("accept");
-    set_no_delay(fd);
-    if (!receive_all(fd, &hello, sizeof hello)) fail("hello");
-    if (hello.type == ROLE_URGENT) source.urgent_fd = fd;
-    else source.bulk_fd = fd;
+    if (link.fd < 0) fail("accept");
+    set_no_delay(link.fd);
+    if (certificates) start_tls(&link, certificates, 1);
+    if (!receive_all(&link, &hello, sizeof hello)) fail("hello");
+    if (hello.type == ROLE_URGENT) source.urgent = link;
+    else source.bulk = link;
   }
   pthread_t urgent, bulk;
   if (pthread_create(&urgent, NULL, run_urgent, &source) != 0) fail("pthread_create");

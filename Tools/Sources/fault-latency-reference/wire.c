@@ -77,10 +77,14 @@ void set_no_delay(int fd) {
   (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
-void send_all(int fd, const void *bytes, size_t length) {
+void send_all(struct link *link, const void *bytes, size_t length) {
   const char *next = bytes;
+  if (link->tls) {
+    send_all_tls(link, bytes, length);
+    return;
+  }
   while (length > 0) {
-    ssize_t sent = send(fd, next, length, MSG_NOSIGNAL);
+    ssize_t sent = send(link->fd, next, length, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
     if (sent <= 0) fail("send");
     next += sent;
@@ -88,10 +92,11 @@ void send_all(int fd, const void *bytes, size_t length) {
   }
 }
 
-int receive_all(int fd, void *bytes, size_t length) {
+int receive_all(struct link *link, void *bytes, size_t length) {
   char *next = bytes;
+  if (link->tls) return receive_all_tls(link, bytes, length);
   while (length > 0) {
-    ssize_t got = recv(fd, next, length, MSG_WAITALL);
+    ssize_t got = recv(link->fd, next, length, MSG_WAITALL);
     if (got < 0 && errno == EINTR) continue;
     // A peer that is done may close with our last bytes unread, which arrives as a reset.
     if ((got == 0 || (got < 0 && errno == ECONNRESET)) && next == (char *)bytes) return 0;

@@ -2,8 +2,14 @@
 enum Contender: String, CaseIterable, Sendable {
   case engine
   /// The engine with TLS between its two sides.
-  case sealed = "with TLS"
+  case sealed = "engine-TLS"
   case reference
+  /// The reference with TLS.
+  case sealedReference = "reference-TLS"
+
+  /// Whether this is the C program.
+  var isReference: Bool { self == .reference || self == .sealedReference }
+  var isSealed: Bool { self == .sealed || self == .sealedReference }
 }
 
 /// What is measured in one run.
@@ -33,11 +39,11 @@ struct CommandLines: Sendable {
     _ contender: Contender, _ experiment: Experiment, memoryPath: String
   ) -> [String] {
     switch contender {
-    case .reference:
+    case .reference, .sealedReference:
       return [
         "\(binaries)/fault-latency-reference", "serve", memoryPath, address,
         experiment == .idle ? "no-push" : "push",
-      ]
+      ] + (contender.isSealed ? ["\(certificates)/source"] : [])
     case .engine, .sealed:
       return [
         "\(binaries)/page-server", "send", "--memory", "snapshot:\(memoryPath)", "--vmm", "none",
@@ -49,11 +55,11 @@ struct CommandLines: Sendable {
 
   func destination(_ contender: Contender, _ experiment: Experiment) -> [String] {
     switch contender {
-    case .reference:
+    case .reference, .sealedReference:
       return [
         "\(binaries)/fault-latency-reference", "receive", attachPath, address,
         experiment == .idle ? "no-push" : "push",
-      ]
+      ] + (contender.isSealed ? ["\(certificates)/destination"] : [])
     case .engine, .sealed:
       return [
         "\(binaries)/postcopyd", "receive", "--from", address, "--attach", attachPath,
@@ -66,6 +72,6 @@ struct CommandLines: Sendable {
     [
       "--vm", "fault-latency", "--token-file", "\(directory)/token", "--quiet",
       "--state-dir", "\(directory)/\(side)-state",
-    ] + (contender == .sealed ? ["--tls", "\(certificates)/\(side)"] : ["--insecure"])
+    ] + (contender.isSealed ? ["--tls", "\(certificates)/\(side)"] : ["--insecure"])
   }
 }

@@ -107,17 +107,24 @@ struct Run {
 }
 
 extension Footprint {
-  /// Reads the process's RssAnon + RssFile; a process that has just ended has none.
+  /// Reads RssAnon + RssFile of the process and its workers; one that has just ended has none. The
+  /// file pages are the same program's in all of them, and count once.
   mutating func note(residentOf pid: pid_t) {
-    guard let status = FileSystem.text(ofSmallFile: "/proc/\(pid)/status") else { return }
-    var kibibytes = 0
-    for line in status.split(separator: "\n")
-    where line.hasPrefix("RssAnon:") || line.hasPrefix("RssFile:") {
-      kibibytes +=
-        line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first
-        .flatMap { Int($0) } ?? 0
+    let children = FileSystem.text(ofSmallFile: "/proc/\(pid)/task/\(pid)/children") ?? ""
+    var anonymousKibibytes = 0
+    var fileKibibytes = 0
+    for process in ["\(pid)"] + children.split(separator: " ").map(String.init) {
+      guard let status = FileSystem.text(ofSmallFile: "/proc/\(process)/status") else { continue }
+      anonymousKibibytes += Self.kibibytes("RssAnon:", in: status)
+      fileKibibytes = max(fileKibibytes, Self.kibibytes("RssFile:", in: status))
     }
-    peakResidentKibibytes = max(peakResidentKibibytes, kibibytes)
+    peakResidentKibibytes = max(peakResidentKibibytes, anonymousKibibytes + fileKibibytes)
+  }
+
+  private static func kibibytes(_ key: String, in status: String) -> Int {
+    let line = status.split(separator: "\n").first { $0.hasPrefix(key) } ?? ""
+    return line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first
+      .flatMap { Int($0) } ?? 0
   }
 }
 
