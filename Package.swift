@@ -172,17 +172,18 @@ let package = Package(
     tests(
       of: "PageServer",
       [
-        "CLinux", "Codec", "Migration", "Pages", "Prefetch", "Session", "System", "Uring", "Wire",
+        "CLinux", "Codec", "Migration", "Pages", "Prefetch", "Session", "System", "Uring", "VMM",
+        "Wire",
       ]),
     tests(
       of: "FaultHandler",
       [
-        "Codec", "CLiburing", "CLinux", "CUFFDTestSupport", "Migration", "Pages", "System", "UFFD",
-        "Uring", "Wire",
+        "Codec", "CLiburing", "CLinux", "CUFFDTestSupport", "Migration", "Pages", "Session",
+        "System", "UFFD", "Uring", "VMM", "Wire",
       ]),
     // Real parents, workers and VMMs for the tests of the supervisor.
     .executableTarget(
-      name: "SessionTestWorker", dependencies: ["Session", "System", "UFFD"],
+      name: "SessionTestWorker", dependencies: ["Migration", "Session", "System", "UFFD"],
       path: "Tests/SessionTestWorker", cSettings: cSettings, swiftSettings: strictSettings),
     tests(
       of: "Session",

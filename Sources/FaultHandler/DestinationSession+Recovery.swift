@@ -25,7 +25,7 @@ extension DestinationSession {
     }
     binding = history.binding
     let vm = try Self.findVM(history, configuration, userfault.take())
-    let observed = try Self.observe(vm, history, configuration)
+    let observed = try Self.observe(vm, history, configuration, observer)
     guard
       let core = DestinationCore(
         recovering: history.records, vm: observed, limits: configuration.limits)
@@ -105,11 +105,12 @@ extension DestinationSession {
     }
   }
 
+  /// What the VM does; from the journal alone where its VMM does not answer and need not.
   private static func observe(
     _ vm: AttachedVM?, _ history: SessionHistory<DestinationRecord>,
-    _ configuration: DestinationConfiguration
+    _ configuration: DestinationConfiguration, _ observer: (DestinationNote) -> Void
   ) throws(Refusal) -> ObservedVM {
-    guard vm != nil else { return .gone }
+    guard let vm else { return .gone }
     do throws(VMMError) {
       switch try configuration.frontEnd.status().state {
       case .incoming, .paused, .disabled, .none: return .stopped
@@ -117,8 +118,24 @@ extension DestinationSession {
       case .running, .pausing, .finished, .guestError: return .running
       }
     } catch {
-      throw Refusal(.vmm, "it cannot be seen whether the VM runs: \(error)")
+      guard let known = DestinationCore.observation(ofSilentVMBehind: history.records) else {
+        throw unseen(vm.memory.process.identity.pid, configuration.vmName, error)
+      }
+      observer(
+        .warning(
+          "the VMM does not answer (\(error)), as one may that waits for pages; the journal alone "
+            + "tells what is to be done"))
+      return known
     }
+  }
+
+  private static func unseen(_ pid: Int32, _ vmName: VMName, _ error: VMMError) -> Refusal {
+    Refusal(
+      .vmm,
+      "it cannot be seen whether the VM runs: \(error). It was never told to run here, and nothing "
+        + "was changed: see to it that the VMM (pid \(pid)) answers, or end it, which gives the "
+        + "migration up and lets the source go on; then run postcopyd recover --vm "
+        + "\(vmName.text) again")
   }
 
   /// The engine over what the page-state file holds. Without that file nobody knows which pages the

@@ -224,6 +224,28 @@ struct DestinationRecoveryTests {
     #expect(rig.feed(.received(.go(epoch: handed))) == [.journal(goAccepted)])
   }
 
+  @Test(
+    "what a VMM that answers nothing is taken for",
+    arguments: [
+      ([opened], ObservedVM.stopped), ([opened, prepared], nil),
+      ([opened, prepared, goAccepted], .running),
+      ([opened, prepared, goAccepted, .runRuledOut(epoch: handed)], .stopped),
+      ([opened, prepared, goAccepted, ran], .running),
+      ([opened, prepared, goAccepted, ran, .complete(epoch: handed)], .running),
+      ([opened, .aborted(epoch: base, trouble)], .stopped),
+    ])
+  func silent(records: [DestinationRecord], observed: ObservedVM?) throws {
+    #expect(DestinationCore.observation(ofSilentVMBehind: records) == observed)
+    guard let observed else { return }
+    // Whatever it truly does, the same is done.
+    var starts: [[DestinationEffect]] = []
+    for vm in [observed, .running, .stopped] {
+      var rig = try #require(DestinationRig(recovering: records, vm: vm))
+      starts.append(rig.start().deeds.filter { $0 != .runVM })
+    }
+    #expect(starts[0] == starts[1] && starts[1] == starts[2])
+  }
+
   @Test("a VM that runs though GO was never accepted is not touched, and loudly parked")
   func foundRunning() throws {
     var rig = try #require(DestinationRig(recovering: [opened, prepared], vm: .running))

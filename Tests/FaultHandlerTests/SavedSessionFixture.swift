@@ -1,0 +1,118 @@
+import Foundation
+import Migration
+import Pages
+import Session
+import System
+import Testing
+import UFFD
+import Uring
+import VMM
+import Wire
+
+@testable import FaultHandler
+
+/// A VMM that answers as the test says; nil is no answer.
+final class ScriptedFrontEnd: VMMFrontEnd {
+  let vmName = "web"
+  private let state: VMMState?
+
+  init(_ state: VMMState?) { self.state = state }
+
+  func status() throws(VMMError) -> VMMStatus {
+    guard let state else {
+      throw VMMError(
+        vmName: vmName, verb: .status, address: "script", problem: .silent("no answer"))
+    }
+    return VMMStatus(state: state)
+  }
+
+  func pause() throws(VMMError) {}
+  func resume() throws(VMMError) {}
+  func saveDeviceState() throws(VMMError) -> [UInt8] { [] }
+  func loadDeviceState(_ state: [UInt8]) throws(VMMError) {}
+  func run() throws(VMMError) {}
+  func disable() throws(VMMError) {}
+  func kill() throws(VMMError) {}
+}
+
+/// What a process that died has left of a session whose VMM is this very process: journal, page
+/// states, and where the memory is. No test may let such a session end its VMM.
+final class SavedSessionFixture {
+  static let id = ScriptedSource.session
+  static let base = Epoch(rawValue: 4)
+  static let handed = Epoch(rawValue: 5)
+  static let opened = DestinationRecord.opened(session: id, epoch: base, mode: .postCopy)
+  static let prepared = DestinationRecord.prepared(epoch: base)
+  static let goAccepted = DestinationRecord.goAccepted(epoch: handed)
+  static let ran = DestinationRecord.ran(epoch: handed)
+
+  let root: String
+  let name: VMName
+  let directory: StateDirectory
+  let guest: GuestMemory
+  let token: SessionToken
+  private let userfault: UserfaultDescriptor
+  private(set) var notes = Notes()
+
+  /// What the session told.
+  final class Notes {
+    var all: [DestinationNote] = []
+    var warnings: [String] {
+      all.compactMap { if case .warning(let text) = $0 { text } else { nil } }
+    }
+  }
+
+  init(_ records: [DestinationRecord], pageCount: Int = 8) throws {
+    // Page states live on tmpfs.
+    root = "/dev/shm/saved-session-\(ProcessInfo.processInfo.globallyUniqueString)"
+    name = try VMName("web")
+    directory = StateDirectory(statePath: root + "/state", runPath: root + "/run")
+    token = try #require(SessionToken(bytes: [UInt8](repeating: 3, count: 32)))
+    userfault = try UserfaultDescriptor(requiring: [.removeEvents])
+    guest = try GuestMemory(pageCount: pageCount, userfault: userfault.handle)
+    try directory.prepare(vm: name)
+    try directory.prepare(session: Self.id)
+    let attached = try PlaneFixture.attach([guest], userfault, at: root + "/attach.sock")
+    try SavedAttachment(attached, userfaultNumber: userfault.handle.rawValue).write(
+      directory.attachmentPath(of: Self.id))
+    _ = try PageStateFile.create(
+      directory.pageStatePath(of: Self.id), session: Self.id, pageCount: PageCount(pageCount))
+    var journal = try DestinationJournal.open(vm: name, in: directory)
+    let binding = VMBinding(
+      vmName: name, boot: try BootID.current(), vmm: try ProcessIdentity.current(), memory: nil)
+    for record in records { try journal.append(record, binding: binding) }
+  }
+
+  deinit {
+    // Nobody reads events any more: unmapping a registered range would wait for ever.
+    try? userfault.handle.unregister(guest.range)
+    try? FileManager.default.removeItem(atPath: root)
+  }
+
+  var source: Endpoint { .unix(path: root + "/source.sock") }
+
+  func configuration(_ frontEnd: ScriptedFrontEnd) -> DestinationConfiguration {
+    var configuration = DestinationConfiguration(
+      vmName: name, attachPath: root + "/attach.sock", frontEnd: frontEnd, sources: [source],
+      security: .insecure, token: token, directory: directory)
+    configuration.faultPlacement = ThreadPlacement()
+    // A played source sends no heartbeats.
+    configuration.heartbeatBudgetNanoseconds = 3_600_000_000_000
+    return configuration
+  }
+
+  /// The session, taken up by this process.
+  func recover(_ frontEnd: ScriptedFrontEnd) throws -> DestinationSession {
+    let notes = notes
+    return try DestinationSession(recovering: configuration(frontEnd)) { notes.all.append($0) }
+  }
+}
+
+extension DestinationSession {
+  /// Stops it with everything kept; what came of it.
+  func parkNow() throws -> DestinationResult {
+    handle(DestinationEvent.operatorPark)
+    try #require(outcome != nil)
+    return close()
+  }
+}
