@@ -32,6 +32,8 @@ public enum HostState: UInt8, CaseIterable, Hashable, Sendable {
   case disabled
   /// Its VMM was killed there, or has died.
   case killed
+  /// There is no VM there: a copy of its frozen memory was served.
+  case absent
   /// Nothing has happened to the VM there.
   case untouched
   /// It may be running there: only that host can tell.
@@ -46,6 +48,7 @@ public enum HostState: UInt8, CaseIterable, Hashable, Sendable {
     case .stopped: "the VM is stopped, everything is kept"
     case .disabled: "the VM can run no more, its memory is kept until completion"
     case .killed: "the VM's process is gone"
+    case .absent: "no VM is there, only a copy of its memory, which is kept"
     case .untouched: "nothing was changed"
     case .mayRun: "the VM may be running"
     case .unknown: "not known from here"

@@ -34,6 +34,17 @@ extension SourceCore {
     effects.append(.journal(.resumed(epoch: epoch.advanced(by: 2))))
   }
 
+  /// The same where only a copy of the memory is served: there is no VM to undo it for. The host
+  /// that has the VM is not told by us, so what is on record here stays as it is.
+  mutating func leaveUndoing(_ reason: Refusal, into effects: inout EffectQueue<SourceEffect>) {
+    cause = nil
+    park(
+      Refusal(
+        reason.code,
+        "the destination never ran the VM and never will, and there is no VM here that could: "
+          + reason.reason), into: &effects)
+  }
+
   /// The VM runs here; waits a while to tell the destination, if there is one.
   mutating func settle(_ now: Instant, into effects: inout EffectQueue<SourceEffect>) {
     effects.append(.journalLazily(.aborted(epoch: epoch)))
@@ -64,7 +75,7 @@ extension SourceCore {
   /// Tells the outcome.
   mutating func finish(_ ending: Ending, into effects: inout EffectQueue<SourceEffect>) {
     state = .finished
-    let source: HostState
+    var source: HostState
     let destination: HostState
     switch ending {
     case .completed:
@@ -82,6 +93,7 @@ extension SourceCore {
         hasPeerRun
         ? .runs : hasPeerAborted ? .killed : mayHaveHandedOff ? .mayRun : .unknown
     }
+    if isCopy { source = .absent }
     effects.append(
       .finish(
         Outcome(ending: ending, reason: cause ?? remark, source: source, destination: destination)))

@@ -219,6 +219,7 @@ extension SourceCore {
       decide(.peerAborted, reason)
     case .handedOff, .revoking:
       hasPeerAborted = true
+      if isCopy { return leaveUndoing(reason, into: &effects) }
       undo(reason, into: &effects)
     case .recordingResume, .resuming: hasPeerAborted = true
     case .awaitingAborted:

@@ -94,6 +94,8 @@ public struct SourceCore: Sendable {
   var verdict = HandOffVerdict.go
   /// A recovered core in which the VM was found running behind a durable HANDED_OFF.
   var isFoundRunning = false
+  /// Only a copy of the frozen memory is here, no VM.
+  var isCopy = false
   /// HANDED_OFF was given to the journal: from here on the destination may run, until it is proven
   /// that it did not.
   var mayHaveHandedOff = false
@@ -123,11 +125,16 @@ public struct SourceCore: Sendable {
   /// Takes up a session where its durable records leave it; nil when they hold no session.
   ///
   /// Without HANDED_OFF the VM is let run again. With it, GO may have been sent in an earlier life.
+  ///
+  /// - Parameter isCopy: only a copy of the frozen memory is served here, and the VM stands on
+  ///   another host: nothing that happens here lets it run.
   public init?(
-    recovering records: [SourceRecord], vm: ObservedVM, limits: SourceLimits = SourceLimits()
+    recovering records: [SourceRecord], vm: ObservedVM, limits: SourceLimits = SourceLimits(),
+    isCopy: Bool = false
   ) {
     guard case .opened(let session, let epoch, let mode)? = records.first else { return nil }
     self.init(session: session, epoch: epoch, mode: mode, limits: limits)
+    self.isCopy = isCopy
     hasHadPeer = true
     state = .resuming
     cause = Refusal(.internalError, "the source's process was restarted before the hand-off")

@@ -13,7 +13,7 @@ public import Wire
 public struct ExportedSession: Sendable {
   /// The memory.
   public let backing: ExportBacking
-  /// What `SourceCore(recovering:vm:)` begins with, together with `ObservedVM.gone`.
+  /// What a `SourceCore` of a copy begins with, together with `ObservedVM.gone`.
   public let records: [SourceRecord]
   /// Those of them that this host's journal lacks.
   public let unrecorded: [SourceRecord]

@@ -11,7 +11,8 @@ extension SourceSession {
     _ exported: ExportedSession, observer: @escaping (SourceNote) -> Void
   ) throws(Refusal) {
     guard
-      let core = SourceCore(recovering: exported.records, vm: .gone, limits: configuration.limits)
+      let core = SourceCore(
+        recovering: exported.records, vm: .gone, limits: configuration.limits, isCopy: true)
     else {
       throw Refusal(.journal, "the hand-off that \(exported.backing.source) proves is none")
     }

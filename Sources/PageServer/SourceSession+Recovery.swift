@@ -16,9 +16,12 @@ extension SourceSession {
   ) throws(Refusal) {
     let preflight = try SourcePreflight(recovering: configuration)
     let records = preflight.records
-    let observed = try Self.observe(preflight.binding, configuration.frontEnd)
+    let isCopy = preflight.backing is ExportBacking
+    let observed =
+      isCopy ? .gone : try Self.observe(preflight.binding, configuration.frontEnd)
     guard
-      let core = SourceCore(recovering: records, vm: observed, limits: configuration.limits)
+      let core = SourceCore(
+        recovering: records, vm: observed, limits: configuration.limits, isCopy: isCopy)
     else { throw Refusal(.journal, "the journal of the VM's last session is not understood") }
     let backing = preflight.backing
     try self.init(configuration, preflight, core, observer: observer)

@@ -55,7 +55,7 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
       case .unknown:
         return "see at the source that the VM runs there, as it does unless page-server says "
           + "otherwise; correct the cause, start a new VMM here and move the VM again"
-      case .stopped, .disabled, .killed, .untouched, .mayRun:
+      case .stopped, .disabled, .killed, .absent, .untouched, .mayRun:
         return "resume the VM at the source, then correct the cause"
       }
     case .parked:
@@ -63,6 +63,11 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
         // The hand-off was never begun: the VM is down here for no other reason than its VMM.
         return "resume the VM at the source by its VMM's own means; it does not run at the "
           + "destination"
+      }
+      if outcome.source == .absent, outcome.destination == .killed {
+        return "let the VM run again on the host that its memory was exported from: page-server "
+          + "fence --vm \(vmName) --i-am-sure-the-destination-is-dead, then page-server recover "
+          + "--vm \(vmName)"
       }
       if outcome.destination == .killed {
         return

@@ -62,7 +62,8 @@ private func hello(
       let exported = try session(try fixture(proof))
       #expect(exported.records == exported.unrecorded)
       #expect(exported.records.prefix(2) == [opened, handedOff])
-      var core = try #require(SourceCore(recovering: exported.records, vm: .gone))
+      var core = try #require(
+        SourceCore(recovering: exported.records, vm: .gone, isCopy: true))
       #expect(core.state == state)
       #expect(core.session == testSession && core.epoch == ExportFixture.base)
       #expect(core.isHandedOff)
@@ -73,6 +74,38 @@ private func hello(
       #expect(effects.prefix(3) == [.listen, .beginServing, .beginPush])
       #expect(!effects.contains(.resumeVM))
     }
+  }
+
+  /// There is no VM beside the file that could run on, and nothing may say that there is.
+  @Test(arguments: [false, true]) func anAbortedDestinationLetsNothingRunHere(
+    isOnReturn: Bool
+  ) throws {
+    let exported = try session(try fixture(.handedOff))
+    var core = try #require(SourceCore(recovering: exported.records, vm: .gone, isCopy: true))
+    var queue = EffectQueue<SourceEffect>()
+    var effects: [SourceEffect] = []
+    func handle(_ event: SourceEvent) {
+      core.handle(event, now: Instant(nanoseconds: 1), into: &queue)
+      while let effect = queue.next() { effects.append(effect) }
+    }
+    core.start(now: Instant(nanoseconds: 0), into: &queue)
+    if isOnReturn {
+      handle(.linkUp(.aborted))
+    } else {
+      handle(.linkUp(.prepared))
+      #expect(effects.contains(.send(.go(epoch: ExportFixture.handed))))
+      let reason = Refusal(.vmm, "its VMM died")
+      handle(.received(.aborted(epoch: ExportFixture.base, reason)))
+    }
+    #expect(!effects.contains(.resumeVM))
+    #expect(!effects.contains { if case .journal = $0 { true } else { false } })
+    guard case .finish(let outcome) = effects.last else {
+      Issue.record("the session goes on")
+      return
+    }
+    #expect(outcome.ending == .parked)
+    #expect(outcome.source == .absent && outcome.destination == .killed)
+    #expect(outcome.reason?.reason.contains("there is no VM here") == true)
   }
 
   @Test func anotherVMIsRefused() throws {

@@ -114,5 +114,9 @@ struct ReportTests {
     #expect(OperatorMessage(parked, vmName: "v").nextStep.contains("neither host by hand"))
     let stopped = Outcome(ending: .aborted, reason: nil, source: .stopped, destination: .untouched)
     #expect(OperatorMessage(stopped, vmName: "v").nextStep.hasPrefix("resume the VM at the source"))
+    let copy = Outcome(ending: .parked, reason: nil, source: .absent, destination: .killed)
+    #expect(
+      OperatorMessage(copy, vmName: "v").nextStep.contains(
+        "page-server fence --vm v --i-am-sure-the-destination-is-dead"))
   }
 }
