@@ -53,15 +53,9 @@ public struct RecoverOptions: ParsableArguments {
 }
 
 extension SessionDesk {
-  /// The desk of this process's session. A stop reaches it as signals do, which its thread awaits
-  /// already: the first before the hand-over gives up, after it is refused; a second one parks.
-  public static func ofThisProcess(vmName: VMName, side: JournalSide) -> SessionDesk {
-    SessionDesk(SessionStatus(vmName: vmName, side: side, state: "beginning")) { stop in
-      SignalSource.raise(.terminate)
-      // Two different ones: the kernel keeps only one of a kind.
-      if stop == .park { SignalSource.raise(.interrupt) }
-      return true
-    }
+  /// The desk of a session that is about to begin.
+  public static func atStart(vmName: VMName, side: JournalSide) throws -> SessionDesk {
+    try SessionDesk(SessionStatus(vmName: vmName, side: side, state: "beginning"))
   }
 }
 

@@ -16,6 +16,7 @@ extension DestinationSession {
     case .dialNews(let news, let dial): handle(news, dial: dial)
     case .dialled(let result, let dial): handle(result, dial: dial)
     case .core(let event): handle(event)
+    case .stop(let request): if outcome == nil { handle(request) }
     case .guest(let status, let isAtStart):
       if isAtStart { guestAtStart = status } else { guestAtEnd = status }
     }
@@ -110,7 +111,7 @@ extension DestinationSession {
       case .guest(let status, let isAtStart):
         if isAtStart { guestAtStart = status } else { guestAtEnd = status }
       case .dialled, .dialNews: handle(input)
-      case .attached, .attachEnded, .core: break
+      case .attached, .attachEnded, .core, .stop: break
       }
     }
     if outcome.ending != .parked, let preparedSession {

@@ -137,6 +137,7 @@ public final class DestinationSession {
     case dialNews(DialNews, dial: UInt32)
     case dialled(DialResult, dial: UInt32)
     case core(DestinationEvent)
+    case stop(StopRequest)
     case guest(VMMStatus, isAtStart: Bool)
   }
 
@@ -180,6 +181,8 @@ public final class DestinationSession {
   var mode: MigrationMode?
   /// The session whose run directory exists.
   var preparedSession: SessionID?
+  /// The stop that is being handled; nil for one that came as a signal.
+  var stopRequest: StopRequest?
   var outcome: Outcome?
 
   /// Checks everything that can be checked before a VMM attaches, takes the VM's lock and opens its
@@ -252,16 +255,9 @@ public final class DestinationSession {
     while let signal = try signals.next() {
       switch signal {
       case .hangUp: observer(.signalIgnored(signal))
-      case .interrupt, .terminate: stop()
+      case .interrupt, .terminate: stop(.abort)
       }
     }
-  }
-
-  /// Before a VMM has attached there is nothing that a core would have to decide.
-  private func stop() {
-    guard vm == nil, !isRecovered else { return handle(.operatorAbort) }
-    cancelSetup.signal()
-    refuse(Refusal(.operatorRequest, "stopped by the operator before a VMM attached"))
   }
 
   /// Ends a session in which nothing was begun.

@@ -55,7 +55,7 @@ extension SourceSession {
     case .disconnect(let refusal): disconnect(refusal)
     case .setTimer(let timer, let deadline): timers.set(timer, at: deadline)
     case .cancelTimer(let timer): timers.cancel(timer)
-    case .refuseStop(let reason): observer(.stopRefused(reason))
+    case .refuseStop(let reason): refuseStop(reason)
     case .finish(let outcome): self.outcome = outcome
     }
   }

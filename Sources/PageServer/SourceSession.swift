@@ -137,6 +137,7 @@ public final class SourceSession {
     case arrival(Arrival)
     case stranger(peer: String, StrangerError)
     case core(SourceEvent)
+    case stop(StopRequest)
     case guest(VMMStatus)
   }
 
@@ -166,6 +167,8 @@ public final class SourceSession {
   /// When the link was lost; nil while there is one, or before the first.
   var linkLostAt: Instant?
   var guest: VMMStatus?
+  /// The stop that is being handled; nil for one that came as a signal.
+  var stopRequest: StopRequest?
   var outcome: Outcome?
 
   /// Checks everything that can be checked before the VM is touched, takes the VM's lock, opens its
@@ -266,6 +269,7 @@ public final class SourceSession {
       case .arrival(let arrival): admit(arrival)
       case .stranger(let peer, let error): observer(.stranger(peer: peer, error))
       case .core(let event): handle(event)
+      case .stop(let request): handle(request)
       case .guest(let status): guest = status
       }
     }
@@ -299,7 +303,7 @@ public final class SourceSession {
           outcome.reason
           ?? Refusal(.vmm, "the source VM is stopped but not disabled: \(reason.reason)")
       case .arrival(let arrival): arrival.connection.shutdown()
-      case .core, .stranger: break
+      case .core, .stop, .stranger: break
       }
     }
     let end = MonotonicClock.now()

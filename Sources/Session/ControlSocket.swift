@@ -2,46 +2,6 @@ internal import Glibc
 internal import Pages
 public import System
 
-/// What the control socket asks of a session. Called on the control socket's own thread: answer
-/// from what is at hand, wait for nothing.
-public protocol SessionControl: Sendable {
-  /// What it does now.
-  var status: SessionStatus { get }
-  /// Passes a stop on to the session's thread: `operatorPark` or `operatorAbort`. False when it
-  /// takes none any more.
-  func ask(for stop: SessionStop) -> Bool
-}
-
-/// The stops that an operator can ask for.
-public enum SessionStop: Hashable, Sendable {
-  /// With everything kept.
-  case park
-  /// Giving up, as by SIGTERM.
-  case abort
-}
-
-/// What is asked of a session, at a desk that its own thread keeps up to date: all that a session
-/// needs to be controlled.
-public final class SessionDesk: SessionControl {
-  private let present: Lock<SessionStatus>
-  private let pass: @Sendable (SessionStop) -> Bool
-
-  /// `pass` posts a stop to the session's mailbox; false when it is full.
-  public init(_ status: SessionStatus, pass: @escaping @Sendable (SessionStop) -> Bool) {
-    present = Lock(status)
-    self.pass = pass
-  }
-
-  /// As the session has told it last.
-  public var status: SessionStatus { present.withLock { $0 } }
-
-  /// Tells something new. Takes a lock for as long as `change` does: not for the fault path.
-  public func update(_ change: (inout SessionStatus) -> Void) { present.withLock { change(&$0) } }
-
-  /// Passes it on.
-  public func ask(for stop: SessionStop) -> Bool { pass(stop) }
-}
-
 /// A session's control socket: one JSON object a line, for this user and root alone. A thread of
 /// its own serves it; the session's never waits for a client.
 ///
@@ -106,6 +66,8 @@ private final class ControlClient {
   var lines = LineSplitter(maximumByteCount: SessionRequest.maximumLineByteCount)
   var descriptors = DescriptorList()
   var wantsEvents = false
+  /// The stop that it asked for and that is not answered; it is not heard before.
+  var ticket: UInt64?
   var isGone = false
 
   init(_ stream: consuming DescriptorStream) { self.stream = stream }
@@ -130,6 +92,7 @@ private final class ControlLoop {
   private let stop: WakeEvent
   private var clients: [ControlClient] = []
   private var piece = [UInt8](repeating: 0, count: SessionRequest.maximumLineByteCount)
+  private var lastTicket: UInt64 = 0
 
   init(
     door: ControlDoor, control: any SessionControl, keeper: KeeperClient,
@@ -144,8 +107,13 @@ private final class ControlLoop {
 
   func run() {
     while true {
-      let fixed = [stop.rawValue, events.readiness.rawValue, door.listener.rawValue]
-      guard let ready = try? Readiness.wait(for: fixed + clients.map { $0.stream.rawValue }) else {
+      let fixed = [
+        stop.rawValue, events.readiness.rawValue, door.listener.rawValue,
+        control.verdicts.readiness.rawValue,
+      ]
+      // poll(2) passes over negative numbers.
+      let streams = clients.map { $0.ticket == nil ? $0.stream.rawValue : -1 }
+      guard let ready = try? Readiness.wait(for: fixed + streams) else {
         // Out of memory for a poll: the session goes on without its socket.
         return
       }
@@ -154,6 +122,7 @@ private final class ControlLoop {
         let bytes = Array(line.utf8) + [0x0A]
         for client in clients where client.wantsEvents { client.send(bytes) }
       }
+      while let verdict = control.verdicts.take() { tell(verdict) }
       clients.removeAll(where: \.isGone)
       if ready[0] { return }
       if ready[2] { admit() }
@@ -189,7 +158,7 @@ private final class ControlLoop {
     case .endOfStream: client.isGone = true
     case .bytes(let count):
       let isWithinLimit = client.lines.append(piece[..<count])
-      while let line = client.lines.next() { answer(line, client) }
+      answerLines(client)
       guard isWithinLimit else {
         client.send(
           SessionAnswer.failed(
@@ -202,22 +171,38 @@ private final class ControlLoop {
     }
   }
 
-  private func answer(_ line: [UInt8], _ client: ControlClient) {
-    switch SessionRequest.parse(line) {
-    case .failure(let error): client.send(SessionAnswer.failed(error.reason).line)
-    case .success(let verb): client.send(answer(verb, client).line)
+  /// Answers come in the order of the questions: what is behind a stop waits for its answer.
+  private func answerLines(_ client: ControlClient) {
+    while client.ticket == nil, let line = client.lines.next() {
+      switch SessionRequest.parse(line) {
+      case .failure(let error): client.send(SessionAnswer.failed(error.reason).line)
+      case .success(let verb):
+        if let answer = answer(verb, client) { client.send(answer.line) }
+      }
     }
   }
 
-  private func answer(_ verb: SessionVerb, _ client: ControlClient) -> SessionAnswer {
+  private func tell(_ verdict: StopVerdict) {
+    for client in clients {
+      guard let ticket = client.ticket, verdict.ticket ?? ticket == ticket else { continue }
+      client.ticket = nil
+      client.send(verdict.answer.line)
+      answerLines(client)
+    }
+  }
+
+  /// nil: it will be told.
+  private func answer(_ verb: SessionVerb, _ client: ControlClient) -> SessionAnswer? {
     switch verb {
     case .status: return .done(control.status)
     case .events:
       client.wantsEvents = true
       return .done()
     case .park, .abort:
-      return control.ask(for: verb == .park ? .park : .abort)
-        ? .done() : .failed("the session takes no stop now; ask again")
+      lastTicket += 1
+      let answer = control.ask(for: verb == .park ? .park : .abort, ticket: lastTicket)
+      if answer == nil { client.ticket = lastTicket }
+      return answer
     case .adopt:
       guard let channel = client.descriptors.takeFirst() else {
         return .failed("adopt comes with one end of a channel")

@@ -36,6 +36,9 @@ public enum ControlSocketError: Error, Hashable, Sendable, CustomStringConvertib
 public final class ControlSocketClient {
   /// A session's control thread answers at once, whatever the session does.
   public static let answerNanoseconds: UInt64 = 5_000_000_000
+  /// A stop is answered once the session has ended: above the time that ending a large VMM and
+  /// waiting for a peer that is gone take together.
+  public static let stopNanoseconds: UInt64 = 60_000_000_000
 
   /// Where the session listens.
   public let path: String
@@ -47,7 +50,8 @@ public final class ControlSocketClient {
   public init(path: String) throws(ControlSocketError) {
     self.path = path
     do throws(SystemError) {
-      stream = try DescriptorStream.connect(path, deadline: Self.deadline())
+      stream = try DescriptorStream.connect(
+        path, deadline: MonotonicClock.now().advanced(byNanoseconds: Self.answerNanoseconds))
     } catch {
       throw .system(error)
     }
@@ -62,13 +66,28 @@ public final class ControlSocketClient {
   public func ask(
     _ verb: SessionVerb, descriptors: [Int32] = []
   ) throws(ControlSocketError) -> SessionAnswer {
+    try send(verb, descriptors: descriptors)
+    return try answer(to: verb)
+  }
+
+  /// The first half of `ask`.
+  public func send(
+    _ verb: SessionVerb, descriptors: [Int32] = []
+  ) throws(ControlSocketError) {
     do throws(SystemError) {
       try stream.send(SessionRequest(verb).line, descriptors: descriptors)
     } catch {
       let isClosed = error.errno == .brokenPipe || error.errno == .connectionReset
       throw isClosed ? .closed(path: path) : .system(error)
     }
-    guard let line = try nextLine(until: Self.deadline()) else { throw .timedOut(path: path) }
+  }
+
+  /// The second half of `ask`.
+  public func answer(to verb: SessionVerb) throws(ControlSocketError) -> SessionAnswer {
+    let limit =
+      verb == .park || verb == .abort ? Self.stopNanoseconds : Self.answerNanoseconds
+    let deadline = MonotonicClock.now().advanced(byNanoseconds: limit)
+    guard let line = try nextLine(until: deadline) else { throw .timedOut(path: path) }
     guard let answer = SessionAnswer(line: line) else { throw .notUnderstood(path: path) }
     guard answer.ok else { throw .refused(answer.error ?? "the session said no") }
     return answer
@@ -103,9 +122,5 @@ public final class ControlSocketClient {
     } catch {
       throw .system(error)
     }
-  }
-
-  private static func deadline() -> Instant {
-    MonotonicClock.now().advanced(byNanoseconds: answerNanoseconds)
   }
 }

@@ -1,5 +1,7 @@
 internal import FoundationEssentials
+public import Migration
 internal import Pages
+internal import Wire
 
 /// What can be asked of a running session over its control socket.
 public enum SessionVerb: String, CaseIterable, Codable, Sendable {
@@ -99,18 +101,30 @@ public struct SessionAnswer: Codable, Hashable, Sendable {
 
   /// The version of the protocol that the session speaks.
   public var version: Int
-  /// Whether it was done, or, for `park` and `abort`, passed on to the session: what becomes of it
-  /// the events tell.
+  /// Whether it was done; for `park` and `abort`, whether the session has ended.
   public var ok: Bool
   /// Why not.
   public var error: String?
   /// The answer to `status`.
   public var status: SessionStatus?
+  /// The answer to `park` and `abort`: how the session has ended, which need not be what was asked
+  /// for. One of "completed", "refused", "aborted", "parked".
+  public var outcome: String?
+  /// Why it ended so.
+  public var reason: String?
 
   /// Done.
   public static func done(_ status: SessionStatus? = nil) -> SessionAnswer {
     SessionAnswer(
       version: SessionRequest.currentVersion, ok: true, error: nil, status: status)
+  }
+
+  /// The session has ended.
+  public static func ended(_ outcome: Outcome) -> SessionAnswer {
+    var answer = done()
+    answer.outcome = "\(outcome.ending)"
+    answer.reason = outcome.reason?.reason
+    return answer
   }
 
   /// Not done, for that reason.

@@ -8,6 +8,7 @@ public import System
 /// the lock is held:    context.begin(in:vmName:side:control:)
 /// the VMM attached:    context.keeper.keep(KeptName.userfault, …), (KeptName.vmm, …)
 /// each event:          desk.update { $0.state = … }
+/// the outcome:         desk.end(outcome)
 /// COMPLETE, or killed: context.keeper.release()
 /// the end:             context.end(exitCode:isOver:)             with the lock still held
 /// ```

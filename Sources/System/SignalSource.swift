@@ -61,9 +61,6 @@ public struct SignalSource: ~Copyable, Sendable {
     }
   }
 
-  /// Sends this process a signal, as kill(1) would: its `SignalSource` tells it.
-  public static func raise(_ signal: SessionSignal) { _ = kill(getpid(), signal.rawValue) }
-
   /// Makes writes to a closed pipe or socket fail with EPIPE instead of ending the process.
   public static func ignoreBrokenPipes() { _ = signal(SIGPIPE, SIG_IGN) }
 }

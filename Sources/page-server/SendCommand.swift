@@ -147,7 +147,7 @@ struct SendCommand: ParsableCommand {
     let findings = common.harden()
     let console = common.console(for: context)
     for finding in findings { console.log(.debug, "\(finding)") }
-    let desk = SessionDesk.ofThisProcess(vmName: try common.vmName(), side: .source)
+    let desk = try SessionDesk.atStart(vmName: try common.vmName(), side: .source)
     let reporter = SendReporter(
       vmName: common.vm, mode: mode.rawValue, console: console)
     let observer = { (note: SourceNote) in
@@ -160,9 +160,11 @@ struct SendCommand: ParsableCommand {
         isRecovering
         ? try SourceSession(recovering: try configuration(console), observer: observer)
         : try SourceSession(try configuration(console), observer: observer)
+      desk.pass(to: session.stopAddress)
       try common.begin(context, desk, side: .source, recovered: saved)
       let result = try session.run(signals: signals)
       reporter.finish(result)
+      desk.end(result.outcome)
       let ending = result.outcome.ending
       // The session still holds the VM's lock.
       withExtendedLifetime(session) {

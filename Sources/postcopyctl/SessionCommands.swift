@@ -52,7 +52,11 @@ struct StatusCommand: ParsableCommand {
 struct ParkCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "park",
-    abstract: "Stop a VM's session with everything kept; it can be gone on with later.")
+    abstract: "Stop a VM's session with everything kept; it can be gone on with later.",
+    discussion: """
+      Waits until the session has ended, and says how. Before the hand-over there is nothing to \
+      keep: the migration is given up, and the VM runs on at the source.
+      """)
 
   @OptionGroup var place: VMPlaceOptions
 
@@ -68,8 +72,8 @@ struct AbortCommand: ParsableCommand {
     abstract: "Give a VM's migration up.",
     discussion: """
       Before the hand-over the VM runs on at the source. After it, the first request is refused \
-      with what remains, and the second parks, as by SIGTERM. What becomes of it the session's \
-      own output tells.
+      with what remains, and the second parks, as by SIGTERM. Waits until the session has ended, \
+      and says how.
       """)
 
   @OptionGroup var place: VMPlaceOptions
@@ -101,27 +105,41 @@ private enum Overview {
   }
 }
 
-/// Asks the living sessions of a VM, of both sides when this host has both.
+/// Asks the living sessions of a VM, of both sides when this host has both, and tells what became
+/// of each.
 private enum SessionAsking {
   static func ask(_ verb: SessionVerb, _ place: VMPlaceOptions) throws {
     let name = try place.vmName()
-    var askedCount = 0
     var problems: [String] = []
-    do throws(StateError) {
-      let directory = try place.directory()
-      for side in JournalSide.allCases {
-        do throws(ControlSocketError) {
-          let path = directory.controlSocketPath(ofVM: name, side: side)
-          try ControlSocketClient(path: path).ask(verb)
-          askedCount += 1
-          StandardStream.output.write("VM \(name) (\(side.name)): asked to \(verb.rawValue)\n")
-        } catch {
-          if !error.isNobodyThere { problems.append("VM \(name) (\(side.name)): \(error)") }
-        }
+    var asked: [(JournalSide, ControlSocketClient)] = []
+    // Both before either answers: the end of one side can be the end of the other.
+    for side in JournalSide.allCases {
+      do throws(ControlSocketError) {
+        let client = try ControlSocketClient(path: try path(of: name, side, place))
+        try client.send(verb)
+        asked.append((side, client))
+      } catch {
+        if !error.isNobodyThere { problems.append("VM \(name) (\(side.name)): \(error)") }
       }
-    } catch { problems.append("\(error)") }
-    if askedCount == 0, problems.isEmpty { problems = ["no process has a session of VM \(name)"] }
+    }
+    if asked.isEmpty, problems.isEmpty { problems = ["no process has a session of VM \(name)"] }
+    for (side, client) in asked {
+      do throws(ControlSocketError) {
+        let answer = try client.answer(to: verb)
+        let reason = answer.reason.map { ": \($0)" } ?? ""
+        StandardStream.output.write(
+          "VM \(name) (\(side.name)): \(answer.outcome ?? "done")\(reason)\n")
+      } catch { problems.append("VM \(name) (\(side.name)): \(error)") }
+    }
     for problem in problems { StandardStream.error.write("postcopyctl: \(problem)\n") }
     if !problems.isEmpty { throw ExitCode(1) }
+  }
+
+  private static func path(
+    of name: VMName, _ side: JournalSide, _ place: VMPlaceOptions
+  ) throws(ControlSocketError) -> String {
+    do throws(StateError) {
+      return try place.directory().controlSocketPath(ofVM: name, side: side)
+    } catch { throw .refused("\(error)") }
   }
 }

@@ -97,7 +97,7 @@ struct ReceiveCommand: ParsableCommand {
     let findings = common.harden()
     let console = common.console(for: context)
     for finding in findings { console.log(.debug, "\(finding)") }
-    let desk = SessionDesk.ofThisProcess(vmName: try common.vmName(), side: .destination)
+    let desk = try SessionDesk.atStart(vmName: try common.vmName(), side: .destination)
     let reporter = ReceiveReporter(vmName: common.vm, console: console)
     let observer = { (note: DestinationNote) in
       reporter.note(note)
@@ -111,9 +111,11 @@ struct ReceiveCommand: ParsableCommand {
           recovering: try configuration(console, context),
           userfault: context.keptUserfault(of: saved), observer: observer)
         : try DestinationSession(try configuration(console, context), observer: observer)
+      desk.pass(to: session.stopAddress)
       try common.begin(context, desk, side: .destination, recovered: saved)
       let result = try session.run(signals: signals)
       reporter.finish(result)
+      desk.end(result.outcome)
       let ending = result.outcome.ending
       // The session still holds the VM's lock.
       withExtendedLifetime(session) {

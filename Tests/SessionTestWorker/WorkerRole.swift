@@ -1,4 +1,5 @@
 import Glibc
+import Migration
 import Session
 import System
 
@@ -21,10 +22,10 @@ func runWorker(_ arguments: [String]) throws {
   try keeper.keep(KeptName.userfault, userfault)
   try keeper.keep(KeptName.vmm, ProcessHandle.open(pid: vmm).descriptor)
 
-  let stops = try Mailbox<SessionStop>(capacity: 4)
-  let desk = SessionDesk(
-    SessionStatus(vmName: names.vmName, side: .destination, state: arguments[2])
-  ) { stops.post($0) }
+  let stops = try Mailbox<StopRequest>(capacity: 4)
+  let desk = try SessionDesk(
+    SessionStatus(vmName: names.vmName, side: .destination, state: arguments[2]))
+  desk.pass(to: { stops.post($0) })
   let context = WorkerContext(keeper: keeper, arguments: ["--vm", "test"])
   try context.begin(
     in: names.directory, vmName: names.vmName, side: .destination, control: desk)
@@ -41,12 +42,16 @@ func runWorker(_ arguments: [String]) throws {
       if signal == .terminate { terminateCount += 1 }
       if terminateCount == 2 { exitCode = 12 }
     }
-    while let stop = stops.take() {
-      if stop == .abort { keeper.release() }
-      exitCode = stop == .park ? 12 : 0
+    while let request = stops.take() {
+      if request.stop == .abort { keeper.release() }
+      exitCode = request.stop == .park ? 12 : 0
     }
     if ready[2] { exitCode = 98 }
   }
+  desk.end(
+    Outcome(
+      ending: exitCode == 0 ? .completed : .parked, reason: nil, source: .unknown,
+      destination: .unknown))
   context.end(exitCode: exitCode ?? 99, isOver: exitCode == 0)
   _ = consume lock
   exit(exitCode ?? 99)

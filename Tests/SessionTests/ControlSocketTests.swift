@@ -1,24 +1,26 @@
 import Glibc
+import Migration
 import Pages
 import System
 import Testing
+import Wire
 
 @testable import Session
 
 @Suite("The control socket", .timeLimit(.minutes(2)))
 struct ControlSocketTests {
   let scratch: ScratchDirectory
-  let stops: Mailbox<SessionStop>
+  let stops: Mailbox<StopRequest>
   let desk: SessionDesk
   let socket: ControlSocket
 
   init() throws {
     scratch = try ScratchDirectory()
-    let stops = try Mailbox<SessionStop>(capacity: 1)
+    let stops = try Mailbox<StopRequest>(capacity: 1)
     self.stops = stops
-    desk = SessionDesk(
-      SessionStatus(vmName: try VMName("web1"), side: .source, state: "preparing")
-    ) { stops.post($0) }
+    desk = try SessionDesk(
+      SessionStatus(vmName: try VMName("web1"), side: .source, state: "preparing"))
+    desk.pass(to: { stops.post($0) })
     socket = try ControlSocket(
       path: scratch.path("control"), control: desk, keeper: KeeperClient())
   }
@@ -60,15 +62,64 @@ struct ControlSocketTests {
     #expect(status == desk.status && status?.state == "serving")
   }
 
-  @Test("A stop reaches the session, and one that finds no room is said to")
+  private let parked = Outcome(
+    ending: .parked, reason: Refusal(.operatorRequest, "parked by the operator"),
+    source: .stopped, destination: .runs)
+
+  @Test("A stop is answered when the session has ended, with how it did")
   func stop() throws {
+    let first = try client()
+    try first.send(.park)
+    let request = try #require(stops.receive(until: deadline()))
+    #expect(request.stop == .park)
+    // Whoever waits is not forgotten, and others are served meanwhile.
+    #expect(try client().ask(.status).ok)
+    desk.end(parked)
+    let answer = try first.answer(to: .park)
+    #expect(answer.ok && answer.outcome == "parked")
+    #expect(answer.reason == "parked by the operator")
+    // Too late to be asked for anything else.
+    let late = try client().ask(.abort)
+    #expect(late.ok && late.outcome == "parked")
+    #expect(stops.take() == nil)
+  }
+
+  @Test("A session that goes on says so to the one who asked, and one without room to nobody")
+  func refusedStop() throws {
+    let aborting = try client()
+    let parking = try client()
+    try aborting.send(.abort)
+    let abort = try #require(stops.receive(until: deadline()))
+    try parking.send(.park)
+    _ = try #require(stops.receive(until: deadline()))
+    abort.refuse("the VM is handed off")
+    let error = #expect(throws: ControlSocketError.self) { try aborting.answer(to: .abort) }
+    #expect(error == .refused("the VM is handed off"))
+    // What stands behind a stop waits for its answer, and is heard then.
+    try parking.send(.status)
+    desk.end(parked)
+    #expect(try parking.answer(to: .park).outcome == "parked")
+    #expect(try parking.answer(to: .status).status?.state == "preparing")
+  }
+
+  @Test("A stop that finds no room, or no session yet, is said to")
+  func noRoom() throws {
+    let early = try SessionDesk(desk.status)
+    #expect(early.ask(for: .park, ticket: 1)?.ok == false)
+    let full = try SessionDesk(desk.status)
+    full.pass(to: { _ in false })
+    #expect(
+      full.ask(for: .park, ticket: 1)?.error == "the session takes no stop now; ask again")
+  }
+
+  @Test("Whoever waits when the socket is closed is told how the session ended")
+  func lastAnswer() throws {
     let client = try client()
-    try client.ask(.park)
-    let error = #expect(throws: ControlSocketError.self) { try client.ask(.abort) }
-    #expect(error == .refused("the session takes no stop now; ask again"))
-    #expect(stops.take() == .park)
-    try client.ask(.abort)
-    #expect(stops.take() == .abort)
+    try client.send(.park)
+    _ = try #require(stops.receive(until: deadline()))
+    desk.end(parked)
+    socket.close()
+    #expect(try client.answer(to: .park).outcome == "parked")
   }
 
   @Test("What is no request is answered with why, and the connection lives on")

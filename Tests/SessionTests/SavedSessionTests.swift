@@ -30,9 +30,8 @@ struct SavedSessionTests {
 
   private func context() throws -> WorkerContext {
     let context = WorkerContext(arguments: ["--vm", "web1", "--from", "unix:/s"])
-    let desk = SessionDesk(
-      SessionStatus(vmName: name, side: .destination, state: "dialing")
-    ) { _ in false }
+    let desk = try SessionDesk(
+      SessionStatus(vmName: name, side: .destination, state: "dialing"))
     try context.begin(in: directory, vmName: name, side: .destination, control: desk)
     return context
   }

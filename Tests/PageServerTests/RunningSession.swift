@@ -1,0 +1,88 @@
+import Foundation
+import Migration
+import Session
+import System
+import Testing
+import Uring
+import VMM
+import Wire
+
+@testable import PageServer
+
+typealias StopAddress = @Sendable (StopRequest) -> Bool
+
+/// A session of a snapshot on a thread of its own, as a worker runs it.
+final class RunningSession {
+  let result: Lock<Result<SourceResult, any Error>?>
+  /// Why clients were sent away.
+  let refusals: Mailbox<Refusal>
+  private let listening: Mailbox<StopAddress>
+  private var thread: WorkerThread?
+
+  init(_ configuration: SourceConfiguration) throws {
+    let listening = try Mailbox<StopAddress>(capacity: 1)
+    let refusals = try Mailbox<Refusal>(capacity: 16)
+    let result = Lock<Result<SourceResult, any Error>?>(nil)
+    self.refusals = refusals
+    self.listening = listening
+    self.result = result
+    thread = try WorkerThread(name: "session") {
+      let outcome = Result { try Self.run(configuration, listening, refusals) }
+      result.withLock { $0 = outcome }
+    }
+  }
+
+  deinit { thread.take()?.join() }
+
+  private static func run(
+    _ configuration: SourceConfiguration, _ listening: Mailbox<StopAddress>,
+    _ refusals: Mailbox<Refusal>
+  ) throws -> SourceResult {
+    let signals = try SignalSource()
+    let address = Lock<StopAddress?>(nil)
+    let session = try SourceSession(configuration) { note in
+      if case .refused(_, let refusal) = note { _ = refusals.post(refusal) }
+      // What is asked from then on is asked of a running session.
+      guard case .listening = note, let known = address.withLock({ $0 }) else { return }
+      _ = listening.post(known)
+    }
+    let known = session.stopAddress
+    address.withLock { $0 = known }
+    return try session.run(signals: signals)
+  }
+
+  /// Waits until the session runs.
+  func stopAddress() throws -> StopAddress {
+    try #require(listening.receive(until: soon()))
+  }
+
+  func end() throws -> SourceResult {
+    thread.take()?.join()
+    return try #require(result.withLock { $0 }).get()
+  }
+}
+
+/// A directory with the images, journals and sockets of sessions; removed at the end.
+final class SessionPlace {
+  private let root = temporaryPath("session")
+
+  init() throws {
+    try FileManager.default.createDirectory(
+      atPath: root, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
+  }
+
+  deinit { try? FileManager.default.removeItem(atPath: root) }
+
+  func endpoint(_ name: String) -> Endpoint { .unix(path: root + "/\(name).sock") }
+
+  /// Of a snapshot of two pages.
+  func configuration(_ name: String) throws -> SourceConfiguration {
+    let image = root + "/\(name).image"
+    try Data(count: 8192).write(to: URL(fileURLWithPath: image))
+    return SourceConfiguration(
+      vmName: try VMName(name), memory: .snapshot(path: image),
+      frontEnd: NoVMM(vmName: name), endpoint: endpoint(name), security: .insecure,
+      token: ExportFixture.token(1),
+      directory: StateDirectory(statePath: root + "/state", runPath: root + "/run"))
+  }
+}
