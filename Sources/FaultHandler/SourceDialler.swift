@@ -6,8 +6,8 @@ internal import Wire
 
 /// How the source is looked for.
 enum DialPlan: Sendable {
-  /// The first time: all connections at once, until somebody refuses or `connectNanoseconds` are
-  /// over.
+  /// The first time: all connections at once, until somebody refuses (see `BusyPatience`) or
+  /// `connectNanoseconds` are over.
   case first
   /// Only to say what our journal proves: nothing is left here that a link would be for.
   case tell
@@ -15,6 +15,32 @@ enum DialPlan: Sendable {
   /// was lost then, and took so long for a round trip. `rests`: it did not last, so the next one is
   /// not tried at once.
   case again(lost: Instant, roundTripNanoseconds: UInt64?, rests: Bool)
+}
+
+/// How long a source that is *busy* is asked again by a destination that knows no session yet: the
+/// client that it has may be ourselves, welcomed on a connection on which we never heard of it. It
+/// notices within its heartbeat budget that nobody is there. Only a source that found our token to
+/// be the session's says *busy*. Pure.
+struct BusyPatience {
+  /// Above the rest between two attempts and the way of the verdict through the source's threads.
+  private static let slackNanoseconds: UInt64 = 500_000_000
+
+  private let limitNanoseconds: UInt64
+  private var lastLost: Instant?
+
+  /// Both sides have the same budget.
+  init(heartbeatBudgetNanoseconds: UInt64) {
+    limitNanoseconds = heartbeatBudgetNanoseconds + Self.slackNanoseconds
+  }
+
+  /// A connection on which we had said hello came to nothing: from now on it is silent.
+  mutating func helloLost(at now: Instant) { lastLost = now }
+
+  /// Whether a link of ours may be what the source is busy with.
+  func covers(_ now: Instant) -> Bool {
+    guard let lastLost else { return false }
+    return now.nanoseconds(since: lastLost) < limitNanoseconds
+  }
 }
 
 /// Finds the source and gets all connections of the session into it.
@@ -43,28 +69,25 @@ struct SourceDialler: Sendable {
   // MARK: The first time
 
   /// Tries every address in turn, again and again while nobody answers there, until one takes us
-  /// in, one refuses, the time is over, or the operator stops it.
+  /// in, one refuses, the time is over, or the operator stops it. One that is busy with a link of
+  /// ours is asked again for a while.
   private func dialFirst() -> DestinationSession.DialResult {
     let deadline = MonotonicClock.now().advanced(byNanoseconds: configuration.connectNanoseconds)
+    var patience = BusyPatience(
+      heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds)
     var hasToldWhy = false
     while true {
-      var last: (Endpoint, ConnectionError)?
+      var last: (Endpoint, HandshakeError)?
       for endpoint in configuration.sources {
         do throws(HandshakeError) {
-          return .linked(try join(endpoint, deadline))
-        } catch .connection(let error) {
-          if error.kind == .cancelled { return .ended(Self.stopped) }
-          // Nobody's waiting makes a certificate good, or a peer speak TLS.
-          if case .tls(let failure) = error.kind, failure.isFinal {
-            return .ended(Refusal(.unfit, "\(error)"))
-          }
-          last = (endpoint, error)
+          return .linked(try join(endpoint, deadline, &patience))
         } catch {
-          return .ended(error.refusal)
+          if let end = Self.end(of: error, patience) { return .ended(end) }
+          last = (endpoint, error)
         }
       }
       guard let (endpoint, error) = last, MonotonicClock.now() < deadline else {
-        return .ended(Refusal(.timeout, last.map { "\($0.1)" } ?? "no address to dial"))
+        return .ended(last?.1.refusal ?? Refusal(.timeout, "no address to dial"))
       }
       if !hasToldWhy {
         hasToldWhy = true
@@ -74,14 +97,38 @@ struct SourceDialler: Sendable {
     }
   }
 
-  private func join(_ endpoint: Endpoint, _ deadline: Instant) throws(HandshakeError) -> SourceLinks
-  {
+  /// Why a first dial ends with that failure; nil when it is of use to go on.
+  private static func end(of error: HandshakeError, _ patience: BusyPatience) -> Refusal? {
+    switch error {
+    case .connection(let failure):
+      if failure.kind == .cancelled { return stopped }
+      // Nobody's waiting makes a certificate good, or a peer speak TLS.
+      if case .tls(let problem) = failure.kind, problem.isFinal {
+        return Refusal(.unfit, "\(failure)")
+      }
+      return nil
+    case .refused(let refusal):
+      let isOurs = refusal.code == .busy && patience.covers(MonotonicClock.now())
+      return isOurs ? nil : refusal
+    case .wire: return error.refusal
+    }
+  }
+
+  private func join(
+    _ endpoint: Endpoint, _ deadline: Instant, _ patience: inout BusyPatience
+  ) throws(HandshakeError) -> SourceLinks {
     let limit = Self.attemptNanoseconds
     let urgent = try dial(endpoint, .urgent, within: limit, deadline)
-    let welcome = try Handshake.introduce(hello(.urgent, session), on: urgent)
-    return SourceLinks(
-      source: endpoint, urgent: urgent,
-      bulk: try joinBulk(endpoint, welcome, within: limit, deadline), welcome: welcome)
+    do throws(HandshakeError) {
+      let welcome = try Handshake.introduce(hello(.urgent, session), on: urgent)
+      return SourceLinks(
+        source: endpoint, urgent: urgent,
+        bulk: try joinBulk(endpoint, welcome, within: limit, deadline), welcome: welcome)
+    } catch {
+      // The hello may have been heard, whatever became of the welcome.
+      if case .connection = error { patience.helloLost(at: MonotonicClock.now()) }
+      throw error
+    }
   }
 
   // MARK: The last word
