@@ -58,6 +58,8 @@ struct BulkInstaller: ~Copyable {
         case .failure(let violation): return give(up: violation)
         }
         try receive(atLeast: header.frameByteCount)
+        // Given up meanwhile: what is whole is dropped like what came in half.
+        if link.isOver { return }
         if let violation = handle(header) { return give(up: violation) }
         buffer.move(header.frameByteCount..<filled, to: 0)
         filled -= header.frameByteCount

@@ -12,7 +12,7 @@ final class BulkLinks: Sendable {
   let tellsResidency: Bool
   private let unfinishedPushCount: Atomic<Int>
   private let hasEnded = Atomic<Bool>(false)
-  private let threads = Lock<[JoinOnce]>([])
+  private let threads = Lock<[JoinableThread]>([])
 
   init(number: UInt32, connections: [Connection], tellsResidency: Bool) {
     self.number = number
@@ -42,33 +42,48 @@ final class BulkLinks: Sendable {
         guard var installer = installer.take() else { return }
         installer.run()
       }
-      let joinable = JoinOnce(thread)
+      let joinable = JoinableThread(thread)
       threads.withLock { $0.append(joinable) }
     }
   }
 
-  /// Ends the connections and waits for their threads: what they had received is installed or
-  /// dropped when it returns (P3).
-  func stop() {
+  /// Ends the connections and returns at once. No thread begins another fill; one that is in the
+  /// middle of a fill ends with it.
+  func end() {
     hasEnded.store(true, ordering: .releasing)
     for connection in connections { connection.shutdown() }
-    let started = threads.withLock { threads in
-      defer { threads = [] }
-      return threads
-    }
-    for thread in started { thread.join() }
+  }
+
+  /// Waits for the threads of a link that was ended: what they had received is installed or dropped
+  /// when it returns (P3). For any thread, and for several.
+  func awaitEnd() {
+    for thread in threads.withLock({ $0 }) { thread.join() }
   }
 }
 
 /// A thread in an array: `WorkerThread` itself cannot be copied.
-private final class JoinOnce: Sendable {
+private final class JoinableThread: Sendable {
   private let thread: Lock<WorkerThread?>
 
   init(_ thread: consuming WorkerThread) { self.thread = Lock(consume thread) }
 
+  /// Whoever comes second waits for the first: the lock is held until the thread has ended.
   func join() {
-    let taken: WorkerThread? = thread.withLock { $0.take() }
-    if let taken { taken.join() }
+    thread.withLock { thread in
+      let taken: WorkerThread? = thread.take()
+      if let taken { taken.join() }
+    }
+  }
+}
+
+/// Links that were given up, and whose threads may not have ended yet.
+struct DroppedLinks: Sendable {
+  let links: [BulkLinks]
+
+  /// Waits until nothing that came on them is being installed any more. For a thread that nobody
+  /// waits for.
+  func awaitEnd() {
+    for link in links { link.awaitEnd() }
   }
 }
 

@@ -30,17 +30,20 @@ public enum DataPlaneError: Error, Hashable, Sendable, CustomStringConvertible {
 ///
 /// The fault thread runs as long as the plane lives; links come and go. Without one, faults that
 /// need no source are answered, and all others wait for the next link. The thread that made the
-/// plane calls its functions and takes its events; none of them blocks but `stop` and `dropLink`,
-/// and none runs on a thread that a fault waits for.
+/// plane calls its functions and takes its events; none of them blocks but `stop`, and
+/// `attachUrgent` while an earlier link is still ending (see `droppedLinks`); and none runs on a
+/// thread that a fault waits for.
 ///
 /// The memory it was made for must stay open at least until `stop` has returned.
 public final class DestinationDataPlane {
-  private let parts: PlaneParts
+  let parts: PlaneParts
   private let bulkPlacement: ThreadPlacement
   private let nodes: [Int]
   private var faultThread: WorkerThread?
   private var urgent: Connection?
   private var bulk: BulkLinks?
+  /// Given up, and perhaps still in the middle of a fill.
+  private var dropped: [BulkLinks] = []
   private var linkNumber: UInt32 = 0
 
   /// What it tells the session. The session's thread alone takes from it.
@@ -80,15 +83,19 @@ public final class DestinationDataPlane {
   }
 
   deinit {
-    invariant(faultThread == nil && bulk == nil, "a data plane is stopped before it goes")
+    invariant(
+      faultThread == nil && bulk == nil && dropped.isEmpty,
+      "a data plane is stopped before it goes")
   }
 
   // MARK: Links
 
   /// Takes over the urgent connection of a new link, after its handshake; the last link must have
-  /// been dropped. What was asked for and not answered is asked for at once.
+  /// been dropped. What was asked for and not answered is asked for at once. Nothing of an earlier
+  /// link is being installed any more when it returns (P3): await that before, on another thread.
   public func attachUrgent(_ connection: Connection) {
     invariant(urgent == nil && bulk == nil, "an old link is dropped before a new one comes")
+    awaitDropped()
     linkNumber = parts.events.beginLink()
     urgent = connection
     parts.inbox.post(connection, link: linkNumber)
@@ -108,13 +115,24 @@ public final class DestinationDataPlane {
     }
   }
 
-  /// Gives the link up: ends its connections and waits until nothing that came on it is being
-  /// installed any more. Faults that need no source go on being answered. Whatever was said on it
-  /// and not yet taken from `events` is dropped.
+  /// Gives the link up: ends its connections. Faults that need no source go on being answered.
+  /// Whatever was said on it and not yet taken from `events` is dropped. What a thread has in the
+  /// middle is not waited for: the kernel or the fault thread may hold it up for long, and the
+  /// session has to hear of it meanwhile. See `droppedLinks`.
   public func dropLink() {
     _ = parts.events.beginLink()
     urgent.take()?.shutdown()
-    bulk.take()?.stop()
+    guard let link = bulk.take() else { return }
+    link.end()
+    dropped.append(link)
+  }
+
+  /// What is to be awaited before the next link: on another thread than the session's.
+  var droppedLinks: DroppedLinks { DroppedLinks(links: dropped) }
+
+  private func awaitDropped() {
+    droppedLinks.awaitEnd()
+    dropped = []
   }
 
   /// The shortest round trip of a heartbeat; nil before the first.
@@ -168,7 +186,11 @@ public final class DestinationDataPlane {
     // the fill lock for one step at a time, and end their retries once a stop was asked for.
     faultThread.take()?.join()
     urgent?.endSending()
-    bulk.take()?.stop()
+    if let link = bulk.take() {
+      link.end()
+      dropped.append(link)
+    }
+    awaitDropped()
     urgent.take()?.shutdown()
   }
 

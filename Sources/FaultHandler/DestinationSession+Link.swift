@@ -65,7 +65,12 @@ extension DestinationSession {
       configuration: configuration, plan: plan, number: dialNumber, regions: regions,
       session: core.session, epoch: core.epoch, progress: core.progress, cancel: cancel,
       inputs: inputs)
-    onSetup { .dialled(dialler.run(), dial: dialler.number) }
+    let dropped = plane?.droppedLinks
+    onSetup {
+      // The old link's fills are over before anybody dials (P3). Here nothing else waits for them.
+      dropped?.awaitEnd()
+      return .dialled(dialler.run(), dial: dialler.number)
+    }
   }
 
   func handle(_ news: DialNews, dial: UInt32) {
@@ -160,7 +165,7 @@ extension DestinationSession {
   }
 
   /// The link is gone: everything that came on it is installed or dropped before anybody dials
-  /// again. `isFinal`: the source has said all that it will ever say.
+  /// again, though not here. `isFinal`: the source has said all that it will ever say.
   func loseLink(_ reason: Refusal, isFinal: Bool = false) {
     guard isLinkUp else { return }
     isLinkUp = false

@@ -1,4 +1,6 @@
 import Codec
+import Foundation
+import Glibc
 import Migration
 import Pages
 import System
@@ -68,6 +70,56 @@ struct RelinkTests {
     try next.sendPages(5..<6, isDemanded: true, on: next.urgent)
     #expect(try reader.value() == PageContent.word(5))
     fixture.stop()
+  }
+
+  @Test func aFillThatIsHeldUpHoldsNobodyWhoDropsItsLink() throws {
+    // No other test has so many, so that the thread is known by its name.
+    let fixture = try PlaneFixture(.init(bulkCount: 7))
+    let installer = fixture.plane.parts.installer
+    let isHeld = try WakeEvent()
+    let release = try WakeEvent()
+    // Plays a kernel, or an event, that keeps the fill waiting.
+    let holder = try WorkerThread(name: "holder") {
+      installer.filling.withLock { _ in
+        isHeld.signal()
+        _ = try? Readiness.wait(for: [release.rawValue])
+      }
+    }
+    _ = try Readiness.wait(for: [isHeld.rawValue])
+    try fixture.source.sendPages(9..<10, on: fixture.source.bulk[6])
+    try awaitLockWait(ofThread: "postcopy-bulk6")
+    // Would not return if it waited for the fill.
+    fixture.plane.dropLink()
+    let dropped = fixture.plane.droppedLinks
+    #expect(dropped.links.count == 1)
+    release.signal()
+    dropped.awaitEnd()
+    holder.join()
+    let next = try PlaneFixture.link(fixture.plane, bulkCount: 1, tellsResidency: true)
+    #expect(fixture.plane.droppedLinks.links.isEmpty)
+    // What had come whole may be here; it counts as what the map says.
+    let isHere = fixture.plane.state(ofPage: 9) == .present
+    #expect(try next.residentPages(of: 64) == (isHere ? [9] : []))
+    fixture.stop()
+  }
+
+  /// Waits until the thread waits for a lock, as the kernel tells of what it waits for.
+  private func awaitLockWait(ofThread name: String) throws {
+    let limit = MonotonicClock.now().advanced(byNanoseconds: 30_000_000_000)
+    while MonotonicClock.now() < limit {
+      for task in tasks(named: name) {
+        if FileSystem.text(ofSmallFile: "\(task)/wchan")?.contains("futex") == true { return }
+      }
+      sched_yield()
+    }
+    Issue.record("the thread never waited for the lock")
+  }
+
+  private func tasks(named name: String) -> [String] {
+    let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/task")) ?? []
+    return names.map { "/proc/self/task/\($0)" }.filter {
+      FileSystem.text(ofSmallFile: "\($0)/comm")?.hasPrefix(name) == true
+    }
   }
 
   @Test func wordsOfALostLinkAreNotHeardOnTheNext() throws {
