@@ -73,10 +73,10 @@ struct BulkInstaller: ~Copyable {
     }
   }
 
+  /// Uses nothing more of the connection. The session ends it, behind a word to the source.
   private func give(up violation: ProtocolViolation) {
     plane.events.sayOnce(
       .link(link.number, .bulk, position), .protocolViolation(.bulk, position: position, violation))
-    connection.shutdown()
   }
 
   private var isEnding: Bool { plane.inbox.isEnding || link.isOver }

@@ -47,10 +47,13 @@ final class BulkLinks: Sendable {
     }
   }
 
+  /// Lets no thread begin another fill. The connections stay open until `end`.
+  func close() { hasEnded.store(true, ordering: .releasing) }
+
   /// Ends the connections and returns at once. No thread begins another fill; one that is in the
   /// middle of a fill ends with it.
   func end() {
-    hasEnded.store(true, ordering: .releasing)
+    close()
     for connection in connections { connection.shutdown() }
   }
 
@@ -78,12 +81,26 @@ private final class JoinableThread: Sendable {
 
 /// Links that were given up, and whose threads may not have ended yet.
 struct DroppedLinks: Sendable {
+  /// A word to the source is a send into a kernel's buffer. What takes longer is not said.
+  private static let farewellNanoseconds: UInt64 = 100_000_000
+
   let links: [BulkLinks]
+  /// Signalled once the last word is said on urgent; nil when there is none.
+  let farewell: WakeEvent?
 
   /// Waits until nothing that came on them is being installed any more. For a thread that nobody
   /// waits for.
   func awaitEnd() {
-    for link in links { link.awaitEnd() }
+    if let farewell {
+      // Bulk ends behind it: a source that saw that first would not know why. A poll that fails
+      // costs the source the reason.
+      let limit = MonotonicClock.now().advanced(byNanoseconds: Self.farewellNanoseconds)
+      _ = try? Readiness.wait(for: [farewell.rawValue], until: limit)
+    }
+    for link in links {
+      link.end()
+      link.awaitEnd()
+    }
   }
 }
 

@@ -16,7 +16,8 @@ public enum DataPlaneEvent: Sendable {
   case allResident
   /// A connection ended. `position` counts the bulk connections; 0 for the urgent one.
   case linkLost(ConnectionRole, position: Int, ConnectionError)
-  /// The peer broke the protocol, or refused to go on; the connection was shut down.
+  /// The peer broke the protocol, or refused to go on; nothing more is used of the connection.
+  /// `dropLink` ends it.
   case protocolViolation(ConnectionRole, position: Int, ProtocolViolation)
   /// The VMM's process is gone.
   case vmmGone
@@ -59,6 +60,16 @@ public enum ProtocolViolation: Error, Hashable, Sendable, CustomStringConvertibl
   static func refusal(in payload: RawSpan) -> ProtocolViolation {
     do throws(WireError) { return .refused(try Refusal(decoding: payload)) } catch {
       return .frame(error)
+    }
+  }
+
+  /// What the peer is told.
+  var told: Refusal {
+    switch self {
+    case .frame(let error): error.refusal
+    case .refused(let refusal): refusal
+    case .tooManyControlMessages, .deviceStateTooLong, .deviceStateRepeated:
+      Refusal(.protocolViolation, description)
     }
   }
 

@@ -44,6 +44,7 @@ public final class DestinationDataPlane {
   private var bulk: BulkLinks?
   /// Given up, and perhaps still in the middle of a fill.
   private var dropped: [BulkLinks] = []
+  private var farewell: WakeEvent?
   private var linkNumber: UInt32 = 0
 
   /// What it tells the session. The session's thread alone takes from it.
@@ -119,20 +120,35 @@ public final class DestinationDataPlane {
   /// Whatever was said on it and not yet taken from `events` is dropped. What a thread has in the
   /// middle is not waited for: the kernel or the fault thread may hold it up for long, and the
   /// session has to hear of it meanwhile. See `droppedLinks`.
-  public func dropLink() {
+  ///
+  /// `refusal` is told to the source first, as far as that goes without waiting.
+  public func dropLink(telling refusal: Refusal? = nil) {
     _ = parts.events.beginLink()
-    urgent.take()?.shutdown()
+    let isTelling = refusal.map { tell($0) } ?? false
+    let connection = urgent.take()
+    // Else the fault thread ends it behind the word.
+    if !isTelling { connection?.shutdown() }
     guard let link = bulk.take() else { return }
-    link.end()
+    if isTelling { link.close() } else { link.end() }
     dropped.append(link)
   }
 
+  /// False when it cannot be said.
+  private func tell(_ refusal: Refusal) -> Bool {
+    guard urgent != nil, let isOver = try? WakeEvent(),
+      parts.inbox.post(.init(refusal: refusal, link: linkNumber, isOver: isOver))
+    else { return false }
+    farewell = isOver
+    return true
+  }
+
   /// What is to be awaited before the next link: on another thread than the session's.
-  var droppedLinks: DroppedLinks { DroppedLinks(links: dropped) }
+  var droppedLinks: DroppedLinks { DroppedLinks(links: dropped, farewell: farewell) }
 
   private func awaitDropped() {
     droppedLinks.awaitEnd()
     dropped = []
+    farewell = nil
   }
 
   /// The shortest round trip of a heartbeat; nil before the first.

@@ -83,7 +83,7 @@ extension DestinationSession {
   private func disconnect(_ refusal: Refusal) {
     guard isLinkUp else { return }
     isLinkUp = false
-    plane?.dropLink()
+    plane?.dropLink(telling: refusal)
     linkLostAt = MonotonicClock.now()
     pending.append(.linkDown(isFinal: false, refusal))
     observer(.lost(refusal))

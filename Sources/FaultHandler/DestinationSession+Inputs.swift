@@ -51,8 +51,7 @@ extension DestinationSession {
       let isFinal = core.state == .aborted && error.kind == .closedByPeer
       loseLink(Refusal(.timeout, error.description), isFinal: isFinal)
     case .protocolViolation(_, _, .refused(let refusal)): loseLink(refusal)
-    case .protocolViolation(_, _, let violation):
-      loseLink(Refusal(.protocolViolation, violation.description))
+    case .protocolViolation(_, _, let violation): loseLink(violation.told, isTold: true)
     case .vmmGone: handle(.vmm(.died(Refusal(.vmm, "the VMM's process has ended"))))
     case .memoryPressure(let run): memoryPressure(run)
     case .mappingLost(let run):

@@ -160,16 +160,17 @@ extension DestinationSession {
     do throws(DataPlaneError) {
       try plane?.attachBulk(connections, tellsResidency: true)
     } catch {
-      loseLink(Refusal(.unfit, "\(error)"))
+      loseLink(Refusal(.unfit, "\(error)"), isTold: true)
     }
   }
 
   /// The link is gone: everything that came on it is installed or dropped before anybody dials
-  /// again, though not here. `isFinal`: the source has said all that it will ever say.
-  func loseLink(_ reason: Refusal, isFinal: Bool = false) {
+  /// again, though not here. `isFinal`: the source has said all that it will ever say. `isTold`: it
+  /// is we who end it, and the source is to know why.
+  func loseLink(_ reason: Refusal, isFinal: Bool = false, isTold: Bool = false) {
     guard isLinkUp else { return }
     isLinkUp = false
-    plane?.dropLink()
+    plane?.dropLink(telling: isTold ? reason : nil)
     let now = MonotonicClock.now()
     linkLostAt = now
     handle(.linkDown(isFinal: isFinal, reason))

@@ -7,7 +7,7 @@ internal import Wire
 extension FaultLoop {
   /// Opens what has come under TLS, and handles the frames in it; nothing without TLS.
   mutating func openFrames() throws(RingError) {
-    while isLinkUp, let connection, connection.isSealed {
+    while isLinkUp, !isDeaf, let connection, connection.isSealed {
       do throws(ConnectionError) {
         guard try inbound.open(&ring, from: connection) else { return }
       } catch {
@@ -20,13 +20,17 @@ extension FaultLoop {
   /// Handles every whole frame that has come on the urgent connection.
   mutating func handleFrames() throws(RingError) {
     do throws(ProtocolViolation) {
-      while isLinkUp, let header = try inbound.nextFrame(ring) {
+      while isLinkUp, !isDeaf, let header = try inbound.nextFrame(ring) {
         try handle(header, payload: inbound.payload(of: header))
         inbound.drop(header)
       }
       inbound.makeRoom(&ring)
     } catch {
-      giveUp(.protocolViolation(.urgent, position: 0, error))
+      if case .refused = error {
+        giveUp(.protocolViolation(.urgent, position: 0, error))
+      } else {
+        stopListening(.protocolViolation(.urgent, position: 0, error))
+      }
     }
   }
 

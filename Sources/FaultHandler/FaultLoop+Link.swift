@@ -20,6 +20,7 @@ extension FaultLoop {
         dropLink()
         nextConnection = (connection, number)
         takeOverLink()
+      case .farewell(let farewell): sayFarewell(farewell)
       case .nudge: break
       }
     }
@@ -42,6 +43,7 @@ extension FaultLoop {
     isLinkUp = true
     isLinkNew = true
     isLinkDoubted = false
+    isDeaf = false
     monitor = LinkMonitor(
       budgetNanoseconds: plane.heartbeatBudgetNanoseconds, now: MonotonicClock.now())
     hasUnsentRequests = false
@@ -98,6 +100,25 @@ extension FaultLoop {
     }
   }
 
+  /// Uses nothing more of what comes on the link. The session ends it, with a word to the source.
+  mutating func stopListening(_ reason: DataPlaneEvent) {
+    isDeaf = true
+    plane.events.sayOnce(.link(linkNumber, .urgent, 0), reason)
+  }
+
+  private mutating func sayFarewell(_ word: PlaneInbox.Farewell) {
+    guard isLinkUp, linkNumber == word.link else { return word.isOver.signal() }
+    isDeaf = true
+    farewell = word
+    outbox.append(word.refusal.encodedFrame(session: plane.session), to: &ring)
+  }
+
+  /// Ends the link once the last word has left for the kernel, or finds no room there.
+  mutating func endAfterFarewell() {
+    guard farewell != nil, outbox.isEmpty || outbox.isBlocked else { return }
+    dropLink()
+  }
+
   /// Gives the link up and says why. From here on no request goes out; removals are still read,
   /// zeros and wakes still given.
   mutating func giveUp(_ reason: DataPlaneEvent) {
@@ -112,5 +133,7 @@ extension FaultLoop {
     outbox.clear()
     // Ends the receive that waits; its completion frees the room.
     connection?.shutdown()
+    farewell?.isOver.signal()
+    farewell = nil
   }
 }

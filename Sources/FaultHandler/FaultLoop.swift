@@ -36,6 +36,10 @@ struct FaultLoop: ~Copyable {
   var isLinkUp = false
   /// Nothing of the link has been looked at yet.
   var isLinkNew = false
+  /// The peer broke the protocol: nothing more is heard of it until the session has ended the link.
+  var isDeaf = false
+  /// Waits to be sent; the link ends behind it.
+  var farewell: PlaneInbox.Farewell?
   /// The link that takes over as soon as the ring has let go of the last one.
   var nextConnection: (Connection, number: UInt32)?
   /// Tells what is said on this link from what was said on the last one.
@@ -92,13 +96,17 @@ struct FaultLoop: ~Copyable {
           try openFrames()
         }
         try queueOperations()
-        let mayWait = !hasMoreToAsk && !isStopping && !outbox.hasBytesBehindSend && !isLinkDoubted
+        let mayWait =
+          !hasMoreToAsk && !isStopping && !outbox.hasBytesBehindSend && !isLinkDoubted
+          // A send that went well has no completion.
+          && farewell == nil
         try ring.submitAndWait(
           for: mayWait ? 1 : 0, atMost: mayWait ? nanosecondsToHeartbeat() : nil)
         ring.reap(into: &completions)
         outbox.noteSubmitted(isTaken: ring.unsubmittedCount == 0)
         for position in 0..<completions.count { try handle(completions[position]) }
         outbox.settle()
+        endAfterFarewell()
         watchLink()
         // Before the wishes: after `unregister` nothing can be filled any more.
         try fillPending()
@@ -113,6 +121,7 @@ struct FaultLoop: ~Copyable {
       // into its memory. The guest then waits, since the VMM keeps the userfaultfd open.
       _ = try? ring.cancelAll()
     }
+    farewell?.isOver.signal()
     connection?.leaveRing(betweenRecords: !outbox.hasSealedBytes)
   }
 
@@ -139,7 +148,7 @@ struct FaultLoop: ~Copyable {
       isPollingProcess = true
     }
     if isLinkUp, let connection {
-      try inbound.queueReceive(&ring, from: connection)
+      if !isDeaf { try inbound.queueReceive(&ring, from: connection) }
       try queueSend()
     }
   }

@@ -16,8 +16,18 @@ final class PlaneInbox: Sendable {
     case message(ControlMessage)
     /// From here on this is the urgent connection, of the link with that number.
     case link(Connection, number: UInt32)
+    /// Tell the source why, then end the link of that number.
+    case farewell(Farewell)
     /// Look at the wishes.
     case nudge
+  }
+
+  /// The last word on a link that the session has given up.
+  struct Farewell: Sendable {
+    let refusal: Refusal
+    let link: UInt32
+    /// Signalled once it is said, or cannot be.
+    let isOver: WakeEvent
   }
 
   /// Wishes, as bits: setting one twice is the same as once.
@@ -46,6 +56,9 @@ final class PlaneInbox: Sendable {
 
   /// False when too many messages wait to be sent already.
   func post(_ message: ControlMessage) -> Bool { mailbox.post(.message(message), leaving: 2) }
+
+  /// False when so many messages wait that the source takes nothing: it will not be told.
+  func post(_ farewell: Farewell) -> Bool { mailbox.post(.farewell(farewell), leaving: 2) }
 
   /// A new link is never refused for want of room: the session makes one only after the last one
   /// is gone, and with it what waited for it.

@@ -56,6 +56,8 @@ struct BulkSender: ~Copyable {
       }
     } catch {
       context.linkLost(.bulk, error)
+      // The control thread ends it, behind a word on urgent.
+      if error.isPeersFault { return }
     }
     connection.shutdown()
   }

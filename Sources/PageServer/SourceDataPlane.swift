@@ -165,10 +165,12 @@ public final class SourceDataPlane: Sendable {
   /// Ends all connections and threads of a link that is of no use any more; nothing more is sent.
   /// What the destination had said on the urgent connection is among the events then: the end of
   /// another connection may have been seen before it. Waits for a read of memory that is under way,
-  /// and for nothing else.
-  public func cut() {
+  /// and for nothing else. `refusal` is told to the destination, as far as that goes meanwhile.
+  public func cut(telling refusal: Refusal? = nil) {
     let (urgent, bulk) = takeLinks()
     if let urgent {
+      // No room means that the peer takes nothing: it will not be told.
+      if let refusal { _ = outgoing.post(.refuse(refusal), leaving: 1) }
       let isTold = outgoing.post(.cut)
       invariant(isTold, "a place is kept for the order to stop")
       urgent.finish(until: MonotonicClock.now().advanced(byNanoseconds: Self.cutNanoseconds))

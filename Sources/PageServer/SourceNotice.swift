@@ -39,6 +39,14 @@ public enum LinkFailure: Error, Hashable, Sendable, CustomStringConvertible {
     }
   }
 
+  /// Whether the link could have gone on, but for what the peer sent.
+  var isPeersFault: Bool {
+    switch self {
+    case .violation, .flooded: true
+    case .connection, .refused, .silent: false
+    }
+  }
+
   /// What to tell the peer, as far as it can still be told.
   public var refusal: Refusal {
     switch self {

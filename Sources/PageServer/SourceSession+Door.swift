@@ -123,18 +123,20 @@ extension SourceSession {
       linkLost(
         Refusal(.timeout, error.description),
         isFinal: core.state == .lingering && error.kind == .closedByPeer)
-    case .linkLost(_, let failure): linkLost(failure.refusal)
+    case .linkLost(_, let failure):
+      linkLost(failure.refusal, isTold: failure.isPeersFault)
     case .memoryLost(let error): handle(SourceEvent.memoryLost(Refusal(.memory, "\(error)")))
     case .pushFinished: break
     }
   }
 
   /// Before anything was changed another client may come; afterwards only this one, and what its
-  /// loss means the core decides.
-  private func linkLost(_ reason: Refusal, isFinal: Bool = false) {
+  /// loss means the core decides. `isTold`: it is we who end the link, and the destination is to
+  /// know why.
+  private func linkLost(_ reason: Refusal, isFinal: Bool = false, isTold: Bool = false) {
     guard let plane else { return }
     // The VM may stand still: nothing is waited for.
-    plane.cut()
+    plane.cut(telling: isTold ? reason : nil)
     // What the destination said last decides what its silence means: RAN, COMPLETE, ABORTED may
     // have come in behind the end of another connection.
     while let notice = plane.events.take() {

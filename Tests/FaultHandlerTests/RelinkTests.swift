@@ -122,6 +122,51 @@ struct RelinkTests {
     }
   }
 
+  @Test(arguments: [ConnectionRole.urgent, .bulk]) func aSourceThatBreaksTheProtocolIsToldSo(
+    role: ConnectionRole
+  ) throws {
+    let fixture = try PlaneFixture()
+    let bad = role == .urgent ? fixture.source.urgent : fixture.source.bulk[0]
+    // A request is a word of the destination's.
+    try fixture.source.send(
+      .request(ScriptedSource.run(1..<2), session: fixture.source.shortID, sequence: 1), on: bad)
+    let event = try fixture.event { if case .protocolViolation = $0 { true } else { false } }
+    guard case .protocolViolation(role, _, let violation) = event else {
+      Issue.record("another event: \(event)")
+      return
+    }
+    fixture.plane.dropLink(telling: violation.told)
+    #expect(try farewell(of: fixture.source) == violation.told)
+    // Bulk ends as well, behind it.
+    fixture.plane.droppedLinks.awaitEnd()
+    #expect(throws: ConnectionError.self) {
+      while true { _ = try fixture.source.next(on: fixture.source.bulk[0]) }
+    }
+    let next = try PlaneFixture.link(fixture.plane, bulkCount: 1, tellsResidency: true)
+    #expect(try next.residentPages(of: 64) == [])
+    fixture.stop()
+  }
+
+  @Test func aFarewellThatNobodyHearsHoldsNobodyUp() throws {
+    let fixture = try PlaneFixture()
+    fixture.source.urgent.shutdown()
+    fixture.plane.dropLink(telling: Refusal(.session, "gone"))
+    fixture.plane.droppedLinks.awaitEnd()
+    let next = try PlaneFixture.link(fixture.plane, bulkCount: 1, tellsResidency: true)
+    #expect(try next.residentPages(of: 64) == [])
+    fixture.stop()
+  }
+
+  /// The refusal that comes before the end of the urgent connection.
+  private func farewell(of source: ScriptedSource) throws -> Refusal {
+    while true {
+      let (header, payload) = try source.next(on: source.urgent)
+      guard header.type == .refuse else { continue }
+      #expect(throws: ConnectionError.self) { _ = try source.next(on: source.urgent) }
+      return try Refusal(decoding: payload.rawBytes)
+    }
+  }
+
   @Test func wordsOfALostLinkAreNotHeardOnTheNext() throws {
     let fixture = try PlaneFixture()
     let old = Epoch(rawValue: 2)

@@ -1,3 +1,4 @@
+import Codec
 import Migration
 import Pages
 import System
@@ -98,6 +99,26 @@ struct ReturnTests {
       while true { _ = try migration.urgent.receive() }
     }
     migration.plane.cut()
+  }
+
+  @Test(arguments: [ConnectionRole.urgent, .bulk]) func whoBreaksTheProtocolIsToldSo(
+    role: ConnectionRole
+  ) throws {
+    let migration = try TestMigration(try Self.memory().open())
+    let bad = role == .urgent ? migration.urgent : migration.bulk[0]
+    // A word of the source's.
+    try bad.connection.send(
+      ControlMessage.go(epoch: Epoch(rawValue: 1)).encodedFrame(session: testSession.shortID))
+    guard case .linkLost(role, let failure) = try migration.notice() else {
+      Issue.record("it was taken")
+      return
+    }
+    #expect(failure.isPeersFault)
+    migration.plane.cut(telling: failure.refusal)
+    let frame = try migration.urgent.receive()
+    #expect(frame.header.type == .refuse)
+    #expect(try Refusal(decoding: frame.payload.rawBytes) == failure.refusal)
+    #expect(throws: ConnectionError.self) { _ = try migration.urgent.receive() }
   }
 
   @Test func whatWasSaidLastIsHeardThoughAnotherConnectionEndedFirst() throws {
