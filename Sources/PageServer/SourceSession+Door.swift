@@ -29,6 +29,15 @@ extension SourceSession {
 
   func admit(_ arrival: Arrival) {
     guard outcome == nil else { return arrival.connection.shutdown() }
+    // A client ends nothing before it has its welcome. One that has ended has abandoned this dial:
+    // its hello came late, and must not end the link that it has made since.
+    guard !arrival.connection.hasPeerEnded else {
+      observer(
+        .refused(
+          peer: arrival.connection.peer.description,
+          Refusal(.timeout, "it left before it was answered")))
+      return arrival.connection.shutdown()
+    }
     if admission.isReturn(arrival.hello) {
       linkLost(Refusal(.timeout, "the destination has come on a new connection"))
     }

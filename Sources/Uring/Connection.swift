@@ -164,6 +164,14 @@ public final class Connection: Sendable {
     }
   }
 
+  /// Whether the peer has ended its side of the stream, or the connection is gone. What it sent
+  /// before may still be there to be received. Never waits.
+  public var hasPeerEnded: Bool {
+    // A poll that fails tells nothing.
+    let now = Instant(nanoseconds: 0)
+    return (try? wait("poll", events: POLLRDHUP, until: now, cancel: nil)) == .ready
+  }
+
   /// What ended a wait.
   public enum Wakeup: Hashable, Sendable {
     /// The connection has bytes, or its end, to be received.
