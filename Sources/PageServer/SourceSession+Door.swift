@@ -48,8 +48,11 @@ extension SourceSession {
       case .bulk: try addBulk(arrival.connection, welcome)
       }
     } catch {
-      observer(.refused(peer: arrival.connection.peer.description, error))
-      Doorkeeper.refuse(arrival.connection, error)
+      // Whoever got as far as the session has the token, and may hear what an export is of.
+      let exported = error.code == .session ? backing as? ExportBacking : nil
+      let refusal = exported?.refusal(of: arrival.hello) ?? error
+      observer(.refused(peer: arrival.connection.peer.description, refusal))
+      Doorkeeper.refuse(arrival.connection, refusal)
     }
   }
 

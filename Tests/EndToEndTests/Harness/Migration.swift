@@ -275,7 +275,8 @@ package final class Migration {
     try expectNothingLeft()
   }
 
-  private var memoryOption: String {
+  /// How page-server is told where the source's memory is.
+  package var memoryOption: String {
     get throws {
       let status = try source.status
       switch plan.memory {
