@@ -19,6 +19,7 @@ extension DestinationSession {
     case .stop(let request): if outcome == nil { handle(request) }
     case .guest(let status, let isAtStart):
       if isAtStart { guestAtStart = status } else { guestAtEnd = status }
+    case .pauseAnswered(let answer, let told): pauseAnswered(answer, told)
     }
   }
 
@@ -98,21 +99,23 @@ extension DestinationSession {
 
   /// Ends every thread and says what came of it. Nothing that the VM needs is closed before.
   func close() -> DestinationResult {
-    guard let outcome else { invariantBroken("a session is closed once its outcome is known") }
+    guard var outcome else { invariantBroken("a session is closed once its outcome is known") }
     cancelSetup.signal()
     cancelDial?.signal()
     setupWorker.stop()
     plane?.stop()
     killWorker.stop()
+    pauseWorker.stop()
     vmmWorker.stop()
     while let input = inputs.take() {
       switch input {
       case .guest(let status, let isAtStart):
         if isAtStart { guestAtStart = status } else { guestAtEnd = status }
-      case .dialled, .dialNews: handle(input)
+      case .dialled, .dialNews, .pauseAnswered: handle(input)
       case .attached, .attachEnded, .core, .stop: break
       }
     }
+    let tally = endPause(&outcome)
     if outcome.ending != .parked, let preparedSession {
       // Left-overs of a session that is over are a nuisance, no danger.
       try? configuration.directory.remove(session: preparedSession)
@@ -123,6 +126,6 @@ extension DestinationSession {
       totalNanoseconds: MonotonicClock.now().nanoseconds(since: started),
       totalPageCount: vm?.layout.totalPageCount.rawValue ?? 0,
       deviceStateByteCount: deviceStateByteCount, statistics: plane?.statistics(),
-      guestAtStart: guestAtStart, guestAtEnd: guestAtEnd)
+      guestAtStart: guestAtStart, guestAtEnd: guestAtEnd, guestPause: tally)
   }
 }

@@ -36,6 +36,9 @@ extension DestinationSession {
     // At least since then: when the earlier process lost it, nobody knows.
     linkLostAt = started
     preparedSession = core.session
+    guestPause = GuestPause(
+      afterNanoseconds: configuration.pauseAfterNanoseconds,
+      wasPaused: vm != nil && PauseMark(of: core.session, in: configuration.directory).isSet)
     if let vm {
       regions = vm.layout.regions
     } else {
@@ -113,6 +116,9 @@ extension DestinationSession {
     guard let vm else { return .gone }
     do throws(VMMError) {
       switch try configuration.frontEnd.status().state {
+      // It has run, and whoever paused it for the lost link lets it run on.
+      case .paused where PauseMark(of: history.session, in: configuration.directory).isSet:
+        return .running
       case .incoming, .paused, .disabled, .none: return .stopped
       // It has run, whatever it does now: nothing is to be started.
       case .running, .pausing, .finished, .guestError: return .running

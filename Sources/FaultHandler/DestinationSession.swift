@@ -28,6 +28,8 @@ public struct DestinationConfiguration: Sendable {
   public var connectNanoseconds: UInt64
   /// How long nothing may be heard of the source until the link counts as lost.
   public var heartbeatBudgetNanoseconds: UInt64
+  /// How long the link may be lost until the VMM is asked to pause the guest; nil: never.
+  public var pauseAfterNanoseconds: UInt64?
   /// Who keeps duplicates of the VM's descriptors beside us; nil when nobody does.
   public var keeper: KeeperClient?
   /// Where the fault thread runs.
@@ -72,6 +74,11 @@ public enum DestinationNote: Sendable {
   case lost(Refusal)
   /// The source has taken us in again.
   case restored(Endpoint, outageNanoseconds: UInt64)
+  /// The guest was paused because the link is lost. Not complete: the vCPUs that wait for pages
+  /// stop when these arrive.
+  case guestPaused(isComplete: Bool)
+  /// The guest runs on.
+  case guestResumed(GuestResumeReason, pausedNanoseconds: UInt64)
   /// The core went on.
   case state(DestinationState)
   /// Something happened that an operator should know and that ends nothing.
@@ -118,6 +125,8 @@ public struct DestinationResult: Sendable {
   public var guestAtStart: VMMStatus?
   /// See `guestAtStart`.
   public var guestAtEnd: VMMStatus?
+  /// How the guest was paused for a lost link; nil when it never was.
+  public var guestPause: GuestPauseTally?
 }
 
 /// One migration of one VM to this host, from the VMM's attaching to the outcome: the edge that
@@ -139,6 +148,7 @@ public final class DestinationSession {
     case core(DestinationEvent)
     case stop(StopRequest)
     case guest(VMMStatus, isAtStart: Bool)
+    case pauseAnswered(GuestPause.Answer, told: String?)
   }
 
   let configuration: DestinationConfiguration
@@ -150,6 +160,8 @@ public final class DestinationSession {
   let vmmWorker: SerialWorker
   /// Ending the VMM, whatever it is in the middle of.
   let killWorker: SerialWorker
+  /// Pausing and resuming the guest for a lost link: nobody waits for it.
+  let pauseWorker: SerialWorker
   let cancelSetup: WakeEvent
   let lock: VMLock
   let started = MonotonicClock.now()
@@ -162,6 +174,8 @@ public final class DestinationSession {
   var isRecovered = false
   var timers = TimerSet<DestinationTimer>()
   var memoryRetry: Instant?
+  var guestPause: GuestPause
+  var pauseReason = GuestResumeReason.linkRestored
   var vm: AttachedVM?
   /// Of its memory, as the source must have it; empty until they are known.
   var regions: [Region] = []
@@ -193,6 +207,7 @@ public final class DestinationSession {
     self.configuration = configuration
     self.observer = observer
     core = DestinationCore(limits: configuration.limits)
+    guestPause = GuestPause(afterNanoseconds: configuration.pauseAfterNanoseconds)
     do throws(StateError) {
       try configuration.directory.prepare(vm: configuration.vmName)
       lock = try VMLock.take(
@@ -211,6 +226,7 @@ public final class DestinationSession {
       setupWorker = try SerialWorker(name: "setup", capacity: 4)
       vmmWorker = try SerialWorker(name: "vmm", capacity: 8)
       killWorker = try SerialWorker(name: "kill", capacity: 2)
+      pauseWorker = try SerialWorker(name: "pause", capacity: 2)
       cancelSetup = try WakeEvent()
     } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
@@ -237,12 +253,14 @@ public final class DestinationSession {
       takeInputs()
       let now = MonotonicClock.now()
       takeTimers(now)
+      stepPause(now)
       if now >= nextProgress {
         observer(.progress(progress(now)))
         nextProgress = now.advanced(byNanoseconds: Self.progressNanoseconds)
       }
       guard outcome == nil else { break }
-      let deadline = [nextProgress, timers.next ?? nextProgress, memoryRetry ?? nextProgress].min()
+      let deadline = [nextProgress, timers.next, memoryRetry, nextPauseStep].compactMap(\.self)
+        .min()
       _ = try Readiness.wait(
         for: [
           inputs.readiness.rawValue, signals.descriptor.rawValue,

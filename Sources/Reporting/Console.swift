@@ -149,6 +149,23 @@ public final class Console: Sendable {
         + Amounts.duration(nanoseconds: outageNanoseconds))
   }
 
+  /// Says that the guest was paused for the lost link.
+  public func tellGuestPaused(reason: String, isComplete: Bool) {
+    tell(
+      .guestPaused(reason: reason, isComplete: isComplete), .warning,
+      "the guest is paused (\(reason))"
+        + (isComplete ? "" : "; its vCPUs that wait for pages stop when these arrive"))
+  }
+
+  /// Says that a guest that was paused for a lost link runs on.
+  public func tellGuestResumed(reason: String, pausedNanoseconds: UInt64) {
+    tell(
+      .guestResumed(reason: reason, pausedNanoseconds: pausedNanoseconds), .notice,
+      "the guest runs on (\(reason))"
+        + (pausedNanoseconds > 0
+          ? " after \(Amounts.duration(nanoseconds: pausedNanoseconds))" : ""))
+  }
+
   private func tell(_ event: ReportEvent, _ level: LogLevel, _ text: String) {
     tellFollower(event)
     guard level >= style.minimumLevel else { return }
@@ -233,6 +250,10 @@ public final class Console: Sendable {
     case .linkLost(let reason): tellLost(reason)
     case .linkRestored(let address, let outage):
       tellRestored(address: address, outageNanoseconds: outage)
+    case .guestPaused(let reason, let isComplete):
+      tellGuestPaused(reason: reason, isComplete: isComplete)
+    case .guestResumed(let reason, let paused):
+      tellGuestResumed(reason: reason, pausedNanoseconds: paused)
     case .finished(let report): finish(report)
     case nil: log(.debug, line)
     }

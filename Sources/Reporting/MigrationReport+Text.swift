@@ -13,6 +13,7 @@ extension MigrationReport {
     lines.append(row("destination", destinationState))
     if let downtime { lines.append(row("downtime", Self.text(downtime))) }
     if let guest { lines.append(row("guest", Self.text(guest))) }
+    if let guestPauses { lines.append(row("paused", Self.text(guestPauses))) }
     if let faults { lines += Self.lines(faults) }
     lines.append(row("pages", Self.text(pages)))
     lines.append(
@@ -56,6 +57,12 @@ extension MigrationReport {
       ? "no wrong page" : "\(guest.mismatches) WRONG PAGES: report this as a bug"
     return "\(Amounts.count(guest.operationsBeforeFreeze)) operations before the freeze, "
       + "\(Amounts.count(guest.operationsAfterStart)) since; \(wrong)"
+  }
+
+  private static func text(_ pauses: GuestPauses) -> String {
+    (pauses.count == 1 ? "once" : "\(Amounts.count(pauses.count)) times") + " for lost links, "
+      + Amounts.duration(nanoseconds: pauses.totalNanoseconds)
+      + (pauses.isPaused ? "; paused still, recover lets it run on" : "")
   }
 
   private static func text(_ pages: PageTally) -> String {

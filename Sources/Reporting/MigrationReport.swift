@@ -43,6 +43,8 @@ public struct MigrationReport: Hashable, Sendable, Codable {
   public var bytes: ByteTally
   /// How far the guest came; nil when the VMM does not tell.
   public var guest: GuestProgress?
+  /// How the guest was paused for lost links (`--pause-after`); nil when it never was.
+  public var guestPauses: GuestPauses?
   /// How long each phase took, in order.
   public var phases: [PhaseTime]
 
@@ -207,5 +209,22 @@ public struct GuestProgress: Hashable, Sendable, Codable {
     self.operationsBeforeFreeze = operationsBeforeFreeze
     self.operationsAfterStart = operationsAfterStart
     self.mismatches = mismatches
+  }
+}
+
+/// How the guest was paused because its source could not be reached.
+public struct GuestPauses: Hashable, Sendable, Codable {
+  /// How often.
+  public var count: UInt64
+  /// For how long in all, as far as the reporting process has seen.
+  public var totalNanoseconds: UInt64
+  /// Whether it stands still now: the next `recover` lets it run on.
+  public var isPaused: Bool
+
+  /// Pauses with all their parts.
+  public init(count: UInt64, totalNanoseconds: UInt64, isPaused: Bool) {
+    self.count = count
+    self.totalNanoseconds = totalNanoseconds
+    self.isPaused = isPaused
   }
 }

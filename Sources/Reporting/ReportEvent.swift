@@ -9,6 +9,11 @@ public enum ReportEvent: Sendable {
   case linkLost(reason: String)
   /// The other side is there again.
   case linkRestored(address: String, outageNanoseconds: UInt64)
+  /// The guest was paused because the other side cannot be reached; not complete while vCPUs wait
+  /// for pages, which stop when these arrive.
+  case guestPaused(reason: String, isComplete: Bool)
+  /// The guest runs on; it was paused for that long as far as is known.
+  case guestResumed(reason: String, pausedNanoseconds: UInt64)
   /// The last line: the whole report.
   case finished(MigrationReport)
 
@@ -32,6 +37,16 @@ public enum ReportEvent: Sendable {
       line.level = LogLevel.notice.name
       line.address = address
       line.outageNanoseconds = outageNanoseconds
+    case .guestPaused(let reason, let isComplete):
+      line.event = "guest-paused"
+      line.level = LogLevel.warning.name
+      line.reason = reason
+      line.isComplete = isComplete
+    case .guestResumed(let reason, let pausedNanoseconds):
+      line.event = "guest-resumed"
+      line.level = LogLevel.notice.name
+      line.reason = reason
+      line.pausedNanoseconds = pausedNanoseconds
     case .finished(let report):
       line.event = "finished"
       line.report = report
@@ -50,6 +65,10 @@ public enum ReportEvent: Sendable {
       self = .linkLost(reason: reason)
     } else if let address = line.address, let outage = line.outageNanoseconds {
       self = .linkRestored(address: address, outageNanoseconds: outage)
+    } else if let reason = line.reason, let isComplete = line.isComplete {
+      self = .guestPaused(reason: reason, isComplete: isComplete)
+    } else if let reason = line.reason, let paused = line.pausedNanoseconds {
+      self = .guestResumed(reason: reason, pausedNanoseconds: paused)
     } else if let text = line.text,
       let level = LogLevel.allCases.first(where: { $0.name == line.level })
     {
@@ -95,6 +114,8 @@ private struct EventLine: Codable {
   var reason: String?
   var address: String?
   var outageNanoseconds: UInt64?
+  var isComplete: Bool?
+  var pausedNanoseconds: UInt64?
   var progress: ProgressSample?
   var report: MigrationReport?
 

@@ -48,6 +48,7 @@ public enum StateError: Error, Hashable, Sendable, CustomStringConvertible {
 ///                source.session  destination.session
 /// RUN/SESSION-ID/page-state                              on tmpfs: survives our processes only,
 ///                attach.json                             as the VM's memory does
+///                guest-paused
 /// RUN/control/HASH.source        HASH.destination        sockets
 /// ```
 public struct StateDirectory: Hashable, Sendable {
@@ -155,6 +156,7 @@ public struct StateDirectory: Hashable, Sendable {
     do throws(SystemError) {
       try FileSystem.removeFile(pageStatePath(of: session))
       try FileSystem.removeFile(attachmentPath(of: session))
+      try FileSystem.removeFile(pauseMarkPath(of: session))
       try FileSystem.removeDirectory(path(of: session))
     } catch {
       throw .system(error)

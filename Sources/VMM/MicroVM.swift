@@ -55,6 +55,9 @@ public final class MicroVM: VMMFrontEnd {
     self.timeouts = timeouts
   }
 
+  /// Its pause has a limit, and what is under way can be taken back.
+  public var pausesBesideFaults: Bool { true }
+
   /// Stops the vCPUs; a vCPU that waits for a page makes it `pending`.
   public func pause() throws(VMMError) {
     _ = try perform(.pause, Request(.pause, timeoutMilliseconds: timeouts.pauseMilliseconds))

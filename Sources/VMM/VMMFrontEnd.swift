@@ -46,6 +46,9 @@ public struct VMMStatus: Hashable, Sendable {
 public protocol VMMFrontEnd: Sendable {
   /// The VM's name, for messages.
   var vmName: String { get }
+  /// Whether the VMM may be asked to pause while a vCPU waits for a page: it answers in time even
+  /// then, and can be asked for other things afterwards.
+  var pausesBesideFaults: Bool { get }
   /// Stops every vCPU. After an error the VM may still come to a stop by itself: `resume` it.
   func pause() throws(VMMError)
   /// Lets a paused VM run on; cancels a pause that is not complete. Running already is fine.
@@ -64,4 +67,10 @@ public protocol VMMFrontEnd: Sendable {
   func kill() throws(VMMError)
   /// The VM's state. May be called beside another verb, from another thread.
   func status() throws(VMMError) -> VMMStatus
+}
+
+extension VMMFrontEnd {
+  /// Unless a front end knows better: QEMU's `stop` does not answer before the page has come, and
+  /// its control socket is of no use until then.
+  public var pausesBesideFaults: Bool { false }
 }

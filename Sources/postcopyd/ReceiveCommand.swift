@@ -52,6 +52,15 @@ struct ReceiveCommand: ParsableCommand {
       valueName: "seconds"))
   var connectTimeout: UInt64 = 60
 
+  @Option(
+    help: ArgumentHelp(
+      "Have the VMM pause the guest when the link has been lost for so long.",
+      discussion: """
+        It runs on when the link is back. Best effort: nothing waits for it. Default: never; the \
+        guest runs on with the pages that it has, and waits for each that it lacks.
+        """, valueName: "seconds"))
+  var pauseAfter: UInt64?
+
   @Option(help: ArgumentHelp("Processor for the thread that resolves faults.", valueName: "cpu"))
   var faultCPU: Int?
 
@@ -67,9 +76,24 @@ struct ReceiveCommand: ParsableCommand {
       throw ValidationError(
         "--attach must be a path of 1 to \(Endpoint.maximumPathByteCount) bytes")
     }
+    try validatePause()
     _ = try common.vmName()
     _ = try common.frontEnd(vmm)
     _ = try sources()
+  }
+
+  private func validatePause() throws {
+    guard let pauseAfter else { return }
+    guard pauseAfter <= 86_400 else {
+      throw ValidationError("--pause-after must be 0 to 86400 seconds; leave it out for never")
+    }
+    guard vmm != "none" else {
+      throw ValidationError("--pause-after needs a VMM that can be asked: not --vmm none")
+    }
+    if let giveUp = common.giveUpAfter, giveUp <= pauseAfter {
+      throw ValidationError(
+        "--pause-after \(pauseAfter) comes too late: this side parks at --give-up-after \(giveUp)")
+    }
   }
 
   func run() throws {
@@ -145,6 +169,7 @@ struct ReceiveCommand: ParsableCommand {
     configuration.connectNanoseconds = connectTimeout * 1_000_000_000
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
+    configuration.pauseAfterNanoseconds = pauseAfter.map { $0 * 1_000_000_000 }
     configuration.faultPlacement.processor = faultCPU
     configuration.bulkPlacement.processor = bulkCPU
     return configuration
@@ -170,7 +195,9 @@ extension ReceiveCommand {
         status.totalPageCount = progress.totalPageCount
         status.settledPageCount = progress.statistics?.settledPageCount ?? 0
       }
-    case .awaitingAttach, .attached, .dialling, .warning, .stopRefused, .signalIgnored: break
+    case .awaitingAttach, .attached, .dialling, .warning, .stopRefused, .signalIgnored,
+      .guestPaused, .guestResumed:
+      break
     }
   }
 }

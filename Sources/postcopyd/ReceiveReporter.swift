@@ -33,6 +33,10 @@ final class ReceiveReporter {
     case .lost(let reason): console.tellLost(reason.reason)
     case .restored(let endpoint, let outage):
       console.tellRestored(address: "\(endpoint)", outageNanoseconds: outage)
+    case .guestPaused(let isComplete):
+      console.tellGuestPaused(reason: "the link is lost", isComplete: isComplete)
+    case .guestResumed(let reason, let paused):
+      console.tellGuestResumed(reason: reason.rawValue, pausedNanoseconds: paused)
     case .state(let state): console.log(.debug, "state: \(state)")
     case .warning(let text): console.log(.warning, text)
     case .stopRefused(let reason): console.log(.warning, reason.reason)
@@ -87,6 +91,10 @@ final class ReceiveReporter {
     if let statistics = result.statistics { add(statistics, to: &report) }
     report.bytes.deviceState = UInt64(result.deviceStateByteCount)
     report.guest = Self.guest(result)
+    report.guestPauses = result.guestPause.map {
+      GuestPauses(
+        count: $0.count, totalNanoseconds: $0.totalNanoseconds, isPaused: $0.isPaused)
+    }
     report.phases = Self.phases(result.times)
     tell(result.outcome, report)
   }

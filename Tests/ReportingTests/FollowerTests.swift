@@ -24,6 +24,8 @@ struct FollowerTests {
     console.log(.notice, "hello")
     console.tellLost("silence")
     console.tellRestored(address: "a:1", outageNanoseconds: 5)
+    console.tellGuestPaused(reason: "silence", isComplete: false)
+    console.tellGuestResumed(reason: "back", pausedNanoseconds: 7)
     console.show(
       ProgressSample(
         vm: "web1", phase: "running", elapsedNanoseconds: 1, donePageCount: 2,
@@ -40,9 +42,13 @@ struct FollowerTests {
   func everything() {
     speak(console(.none))
     let lines = followed.withLock { $0 }
-    #expect(lines.count == 5)
+    #expect(lines.count == 7)
     for (line, event) in zip(
-      lines, ["message", "link-lost", "link-restored", "progress", "finished"])
+      lines,
+      [
+        "message", "link-lost", "link-restored", "guest-paused", "guest-resumed", "progress",
+        "finished",
+      ])
     {
       #expect(line.contains("\"event\":\"\(event)\"") && !line.contains("\n"), "\(line)")
     }

@@ -108,6 +108,24 @@ struct ReportTests {
     #expect(text.split(separator: "\n").last?.hasPrefix("  next:        ") == true)
   }
 
+  @Test("A guest that was paused for lost links is told, and one that stands still as such")
+  func guestPauses() {
+    let outcome = Outcome(ending: .parked, reason: nil, source: .stopped, destination: .stopped)
+    var report = MigrationReport(
+      vm: "web1", session: nil, side: "destination", outcome: outcome, mode: "post-copy",
+      startedAt: "T", totalNanoseconds: 1)
+    #expect(!report.text().contains("paused") && !report.json().contains("guestPauses"))
+    report.guestPauses = GuestPauses(count: 2, totalNanoseconds: 7_000_000_000, isPaused: false)
+    #expect(report.text().contains("\n  paused       2 times for lost links, 7.00 s\n"))
+    #expect(
+      report.json().contains(
+        #""guestPauses":{"count":2,"isPaused":false,"totalNanoseconds":7000000000}"#))
+    report.guestPauses = GuestPauses(count: 1, totalNanoseconds: 7_000_000_000, isPaused: true)
+    #expect(
+      report.text().contains(
+        "once for lost links, 7.00 s; paused still, recover lets it run on\n"))
+  }
+
   @Test("A parked VM is never to be started by hand; an aborted one that stands is to be resumed")
   func nextSteps() {
     let parked = Outcome(ending: .parked, reason: nil, source: .disabled, destination: .mayRun)

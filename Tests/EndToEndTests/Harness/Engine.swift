@@ -12,12 +12,16 @@ package struct EventLine: Decodable {
   package var level: String?
   package var text: String?
   package var report: MigrationReport?
-  /// Of `link-lost`.
+  /// Of `link-lost`, `guest-paused` and `guest-resumed`.
   package var reason: String?
   /// Of `link-restored`.
   package var address: String?
   /// Of `link-restored`.
   package var outageNanoseconds: UInt64?
+  /// Of `guest-paused`.
+  package var isComplete: Bool?
+  /// Of `guest-resumed`.
+  package var pausedNanoseconds: UInt64?
 }
 
 /// How a `page-server send` or a `postcopyd receive` ended.
@@ -117,10 +121,13 @@ package final class Engine {
     }
   }
 
-  /// The session that it has reported, once it has ended.
-  package var session: String? {
-    program.lines.compactMap(Self.event).last { $0.event == "finished" }?.report?.session
+  /// What it has reported, once it has ended.
+  package var report: MigrationReport? {
+    program.lines.compactMap(Self.event).last { $0.event == "finished" }?.report
   }
+
+  /// The session that it has reported, once it has ended.
+  package var session: String? { report?.session }
 
   /// Waits for its end.
   package func end() throws -> EngineEnd {

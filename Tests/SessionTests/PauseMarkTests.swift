@@ -1,0 +1,40 @@
+import System
+import Testing
+import Wire
+
+@testable import Session
+
+@Suite("The mark of a paused guest")
+struct PauseMarkTests {
+  @Test("is seen by whoever comes later, and goes with the session")
+  func life() throws {
+    let scratch = try ScratchDirectory()
+    let directory = StateDirectory(
+      statePath: scratch.path("state"), runPath: scratch.path("run"))
+    let session = SessionID(high: 1, low: 2)
+    try directory.prepare(session: session)
+    let mark = PauseMark(of: session, in: directory)
+    #expect(!mark.isSet)
+    try mark.set()
+    try mark.set()
+    #expect(PauseMark(of: session, in: directory).isSet)
+    #expect(!PauseMark(of: SessionID(high: 1, low: 3), in: directory).isSet)
+    #expect(try FileStatus.of(path: mark.path).permissions == 0o600)
+    try mark.clear()
+    try mark.clear()
+    #expect(!mark.isSet)
+    try mark.set()
+    try directory.remove(session: session)
+    #expect(!FileSystem.exists(directory.path(of: session)))
+  }
+
+  @Test("is not set where nobody could find it")
+  func noPlace() throws {
+    let scratch = try ScratchDirectory()
+    let directory = StateDirectory(
+      statePath: scratch.path("state"), runPath: scratch.path("run"))
+    let mark = PauseMark(of: SessionID(high: 1, low: 2), in: directory)
+    #expect(!mark.isSet)
+    #expect(throws: SystemError.self) { try mark.set() }
+  }
+}
