@@ -1,3 +1,4 @@
+internal import Migration
 internal import Pages
 internal import Session
 internal import System
@@ -19,8 +20,8 @@ enum DialPlan: Sendable {
 
 /// How long a source that is *busy* is asked again by a destination that knows no session yet: the
 /// client that it has may be ourselves, welcomed on a connection on which we never heard of it. It
-/// notices within its heartbeat budget that nobody is there. Only a source that found our token to
-/// be the session's says *busy*. Pure.
+/// notices when the first word does not come that nobody is there. Only a source that found our
+/// token to be the session's says *busy*. Pure.
 struct BusyPatience {
   /// Above the rest between two attempts and the way of the verdict through the source's threads.
   private static let slackNanoseconds: UInt64 = 500_000_000
@@ -30,7 +31,8 @@ struct BusyPatience {
 
   /// Both sides have the same budget.
   init(heartbeatBudgetNanoseconds: UInt64) {
-    limitNanoseconds = heartbeatBudgetNanoseconds + Self.slackNanoseconds
+    limitNanoseconds =
+      max(heartbeatBudgetNanoseconds, LinkMonitor.setupNanoseconds) + Self.slackNanoseconds
   }
 
   /// A connection on which we had said hello came to nothing: from now on it is silent.
@@ -163,7 +165,8 @@ struct SourceDialler: Sendable {
   // MARK: After a loss
 
   /// Urgent first, and told at once; then bulk. An address that takes the connection and says
-  /// nothing costs a heartbeat budget, then the next one has its turn.
+  /// nothing costs a heartbeat budget, or some round trips where these are longer; then the next
+  /// one has its turn.
   private func dialAgain(
     _ lost: Instant, _ roundTrip: UInt64?
   ) -> DestinationSession.DialResult {
@@ -175,7 +178,7 @@ struct SourceDialler: Sendable {
           let urgent = try dial(endpoint, .urgent, within: attempt, nil)
           let welcome = try Handshake.introduce(
             hello(.urgent, session), on: urgent,
-            limitNanoseconds: configuration.heartbeatBudgetNanoseconds)
+            limitNanoseconds: max(attempt, configuration.heartbeatBudgetNanoseconds))
           tell(.relinked(urgent, welcome, endpoint))
           return .bulkLinked(
             try joinBulk(endpoint, welcome, within: max(attempt, Self.attemptNanoseconds), nil))

@@ -15,6 +15,9 @@ public struct LinkMonitor: Sendable {
   public static let minimumBudgetNanoseconds: UInt64 = 200_000_000
   /// Below what a guest's TCP takes for an outage, above what a scheduler does to us.
   public static let defaultBudgetNanoseconds: UInt64 = 1_000_000_000
+  /// How long a destination may take for its first word on a link that has just come up: it makes
+  /// its bulk connections before, each with a handshake of its own, and nothing is moved meanwhile.
+  public static let setupNanoseconds: UInt64 = 10_000_000_000
   /// Heartbeats that fit into a budget: three may be lost or late.
   private static let heartbeatsPerBudget: UInt64 = 4
 
@@ -30,21 +33,27 @@ public struct LinkMonitor: Sendable {
 
   /// How long nothing may be heard.
   public let budgetNanoseconds: UInt64
-  /// When something was heard last; at first, when the link came up.
+  /// When something was heard last; at first, when the link came up, or later with a time for the
+  /// first word.
   public private(set) var lastHeard: Instant
   /// The shortest round trip of a ping so far: the others met a busy core.
   public private(set) var shortestRoundTripNanoseconds: UInt64?
+  private var hasHeard = false
   private var nextPing: Instant
   private var sequence: UInt64 = 0
   private var pinged: Instant?
 
   /// A link that has just come up. The first ping is due soon, for its round trip tells how exact
   /// a short migration's downtime is, but not amid the hand-over's first messages.
-  public init(budgetNanoseconds: UInt64, now: Instant) {
+  ///
+  /// - Parameter firstWordNanoseconds: how long the peer may be silent before it has said anything;
+  ///   no less than the budget.
+  public init(budgetNanoseconds: UInt64, now: Instant, firstWordNanoseconds: UInt64 = 0) {
     invariant(
       budgetNanoseconds >= Self.minimumBudgetNanoseconds, "a heartbeat budget is not too short")
     self.budgetNanoseconds = budgetNanoseconds
-    lastHeard = now
+    lastHeard = now.advanced(
+      byNanoseconds: max(firstWordNanoseconds, budgetNanoseconds) - budgetNanoseconds)
     nextPing = now.advanced(byNanoseconds: Self.interval(budgetNanoseconds) / 10)
   }
 
@@ -55,7 +64,10 @@ public struct LinkMonitor: Sendable {
   public var deadline: Instant { lastHeard.advanced(byNanoseconds: budgetNanoseconds) }
 
   /// Anything came from the peer: any byte counts.
-  public mutating func heard(at now: Instant) { lastHeard = max(lastHeard, now) }
+  public mutating func heard(at now: Instant) {
+    lastHeard = hasHeard ? max(lastHeard, now) : now
+    hasHeard = true
+  }
 
   /// The answer to a ping came; one to an earlier ping than the last measures nothing.
   public mutating func pong(_ sequence: UInt64, now: Instant) {

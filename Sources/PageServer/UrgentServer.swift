@@ -52,7 +52,9 @@ struct UrgentServer: ~Copyable {
     self.loader = loader
     self.received = received
     monitor = LinkMonitor(
-      budgetNanoseconds: context.options.heartbeatBudgetNanoseconds, now: MonotonicClock.now())
+      budgetNanoseconds: context.options.heartbeatBudgetNanoseconds, now: MonotonicClock.now(),
+      // One that comes back takes its urgent connection into use at once.
+      firstWordNanoseconds: context.isReturn ? 0 : LinkMonitor.setupNanoseconds)
   }
 
   /// The thread's life: until `stop` or `cut` is taken out of the queue.

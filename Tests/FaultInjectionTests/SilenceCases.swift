@@ -49,6 +49,22 @@ extension FaultInjection {
       try migration.closeWindow(lostCount: 1)
     }
 
+    @Test("case 11: a budget below the round trip: the link is made, lost and made again")
+    func budgetBelowRoundTrip() throws {
+      var plan = Plan(link: .loopback, hasRelay: true)
+      plan.serverOptions = ["--heartbeat-budget", "200", "--bandwidth-limit", "2000000"]
+      plan.receiverOptions = ["--heartbeat-budget", "200"]
+      let migration = try Migration(Migration.needy, plan)
+      // 300 ms there and back: while the bulk connection is made, urgent is silent for longer than
+      // the budget.
+      try migration.relayed.order(FaultOrder(.delay, value: 150))
+      try migration.startUntilRunning()
+      try migration.relayed.order(FaultOrder(.cut))
+      try migration.expectLinkLost()
+      try migration.expectLinkRestored()
+      try migration.closeWindow()
+    }
+
     @Test(
       "case 11: a peer whose process stands still is noticed, and taken again",
       arguments: [true, false])

@@ -32,6 +32,24 @@ import Testing
     #expect(monitor.tick(now: instant(1000)) == .lost)
   }
 
+  @Test func theFirstWordMayTakeLongerThanABudgetAndNoOtherWord() {
+    var silent = LinkMonitor(
+      budgetNanoseconds: Self.budget, now: Self.start, firstWordNanoseconds: 5 * Self.budget)
+    var monitor = silent
+    #expect(silent.tick(now: instant(4999)) == .ping(sequence: 1))
+    #expect(silent.tick(now: instant(5000)) == .lost)
+    monitor.heard(at: instant(100))
+    #expect(monitor.tick(now: instant(1099)) != .lost)
+    #expect(monitor.tick(now: instant(1100)) == .lost)
+  }
+
+  @Test func noTimeForAFirstWordIsShorterThanTheBudget() {
+    var monitor = LinkMonitor(
+      budgetNanoseconds: Self.budget, now: Self.start, firstWordNanoseconds: Self.budget / 2)
+    #expect(monitor.tick(now: instant(999)) != .lost)
+    #expect(monitor.tick(now: instant(1000)) == .lost)
+  }
+
   @Test func whateverIsHeardKeepsTheLink() {
     var monitor = monitor()
     monitor.heard(at: instant(900))
