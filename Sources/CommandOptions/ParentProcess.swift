@@ -161,7 +161,7 @@ public struct ParentProcess {
     case .goAccepted: (.stopped, .mayRun)
     case .ran: (.stopped, .runs)
     case .complete: (.disabled, .runs)
-    case .runRuledOut, .aborted: (.unknown, .killed)
+    case .runRuledOut, .aborted: (.unknown, .ruledOut)
     }
   }
 

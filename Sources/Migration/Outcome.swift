@@ -32,6 +32,8 @@ public enum HostState: UInt8, CaseIterable, Hashable, Sendable {
   case disabled
   /// Its VMM was killed there, or has died.
   case killed
+  /// It has not run there, and that is ruled out for good.
+  case ruledOut
   /// There is no VM there: a copy of its frozen memory was served.
   case absent
   /// Nothing has happened to the VM there.
@@ -48,6 +50,7 @@ public enum HostState: UInt8, CaseIterable, Hashable, Sendable {
     case .stopped: "the VM is stopped, everything is kept"
     case .disabled: "the VM can run no more, its memory is kept until completion"
     case .killed: "the VM's process is gone"
+    case .ruledOut: "the VM has not run and never will"
     case .absent: "no VM is there, only a copy of its memory, which is kept"
     case .untouched: "nothing was changed"
     case .mayRun: "the VM may be running"

@@ -91,7 +91,7 @@ extension SourceCore {
       source = isDisabled ? .disabled : .stopped
       destination =
         hasPeerRun
-        ? .runs : hasPeerAborted ? .killed : mayHaveHandedOff ? .mayRun : .unknown
+        ? .runs : hasPeerAborted ? .ruledOut : mayHaveHandedOff ? .mayRun : .unknown
     }
     if isCopy { source = .absent }
     effects.append(

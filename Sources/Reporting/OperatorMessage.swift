@@ -55,19 +55,20 @@ public struct OperatorMessage: Hashable, Sendable, CustomStringConvertible {
       case .unknown:
         return "see at the source that the VM runs there, as it does unless page-server says "
           + "otherwise; correct the cause, start a new VMM here and move the VM again"
-      case .stopped, .disabled, .killed, .absent, .untouched, .mayRun:
+      case .stopped, .disabled, .killed, .ruledOut, .absent, .untouched, .mayRun:
         return "resume the VM at the source, then correct the cause"
       }
     case .parked:
-      if outcome.source == .stopped, outcome.destination == .unknown {
-        // The hand-off was never begun: the VM is down here for no other reason than its VMM.
-        return "resume the VM at the source by its VMM's own means; it does not run at the "
-          + "destination"
-      }
-      if outcome.source == .absent, outcome.destination == .killed {
+      if outcome.source == .absent, outcome.destination == .ruledOut {
         return "let the VM run again on the host that its memory was exported from: page-server "
           + "fence --vm \(vmName) --i-am-sure-the-destination-is-dead, then page-server recover "
           + "--vm \(vmName)"
+      }
+      let isNeverBegun = outcome.source == .stopped && outcome.destination == .unknown
+      if isNeverBegun || outcome.destination == .ruledOut {
+        // The VM is down at the source for no other reason than its VMM.
+        return "resume the VM at the source by its VMM's own means; it does not run at the "
+          + "destination"
       }
       if outcome.destination == .killed {
         return

@@ -104,7 +104,7 @@ private func hello(
       return
     }
     #expect(outcome.ending == .parked)
-    #expect(outcome.source == .absent && outcome.destination == .killed)
+    #expect(outcome.source == .absent && outcome.destination == .ruledOut)
     #expect(outcome.reason?.reason.contains("there is no VM here") == true)
   }
 

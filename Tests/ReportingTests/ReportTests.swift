@@ -132,7 +132,9 @@ struct ReportTests {
     #expect(OperatorMessage(parked, vmName: "v").nextStep.contains("neither host by hand"))
     let stopped = Outcome(ending: .aborted, reason: nil, source: .stopped, destination: .untouched)
     #expect(OperatorMessage(stopped, vmName: "v").nextStep.hasPrefix("resume the VM at the source"))
-    let copy = Outcome(ending: .parked, reason: nil, source: .absent, destination: .killed)
+    let unrun = Outcome(ending: .parked, reason: nil, source: .stopped, destination: .ruledOut)
+    #expect(OperatorMessage(unrun, vmName: "v").nextStep.hasPrefix("resume the VM at the source"))
+    let copy = Outcome(ending: .parked, reason: nil, source: .absent, destination: .ruledOut)
     #expect(
       OperatorMessage(copy, vmName: "v").nextStep.contains(
         "page-server fence --vm v --i-am-sure-the-destination-is-dead"))
