@@ -103,7 +103,7 @@ package final class Program {
   }
 
   package var transcript: String {
-    lines.suffix(12).map { "  \(name): \($0)" }.joined(separator: "\n")
+    lines.filter { !$0.contains("\"event\":\"progress\"") }.suffix(24).map { "  \(name): \($0)" }.joined(separator: "\n")
   }
 
   /// Takes what comes next; false at the end of the stream or when nothing came in time.

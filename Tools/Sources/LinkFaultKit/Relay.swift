@@ -103,6 +103,12 @@ public final class Relay {
 
   /// Waits for whatever comes next and does it; true when it is to stop.
   private func step(now: Instant, end: Instant, stop: Int32?) throws(SystemError) -> Bool {
+    // Whatever has ended them since: a reset is one only once its socket is closed.
+    links.removeAll { link in
+      guard link.isOver else { return false }
+      log.note("closed", link: link)
+      return true
+    }
     var entries: [PollEntry] = [
       PollEntry(descriptor: stop ?? -1, wantsRead: stop != nil),
       PollEntry(
@@ -128,11 +134,6 @@ public final class Relay {
     let working = links
     for (index, link) in working.enumerated() {
       work(on: link, entries[linksStart + 2 * index], entries[linksStart + 2 * index + 1])
-    }
-    links.removeAll { link in
-      guard link.isOver else { return false }
-      log.note("closed", link: link)
-      return true
     }
     for index in (3..<linksStart).reversed() where entries[index].isReadable {
       control?.serve(clientAt: index - 3) { order in answer(order) }
