@@ -21,8 +21,6 @@ final class SourceContext: Sendable {
   let backing: any MemoryBacking
   let session: SessionID
   let options: SourceOptions
-  /// Whether the destination has been here before.
-  let isReturn: Bool
   let claims: ImageClaims
   let counters: SourceCounters
   let hints = DemandHints()
@@ -60,7 +58,6 @@ final class SourceContext: Sendable {
     self.session = session
     self.options = options
     self.counters = counters
-    self.isReturn = isReturn
     counters.unsettle()
     residentMap = Lock(isReturn ? .init(totalPageCount: layout.totalPageCount) : nil)
     isAwaitingMap = Atomic(isReturn)

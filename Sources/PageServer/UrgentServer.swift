@@ -53,8 +53,7 @@ struct UrgentServer: ~Copyable {
     self.received = received
     monitor = LinkMonitor(
       budgetNanoseconds: context.options.heartbeatBudgetNanoseconds, now: MonotonicClock.now(),
-      // One that comes back takes its urgent connection into use at once.
-      firstWordNanoseconds: context.isReturn ? 0 : LinkMonitor.setupNanoseconds)
+      firstWordNanoseconds: LinkMonitor.setupNanoseconds)
   }
 
   /// The thread's life: until `stop` or `cut` is taken out of the queue.

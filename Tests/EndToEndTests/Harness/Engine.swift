@@ -40,6 +40,12 @@ package final class Engine {
     program = try Program(name, prefix + [Binaries.path(name)] + arguments + ["--json", "-v"])
   }
 
+  /// A worker outlives its parent, as it must: a test that has failed leaves neither.
+  deinit {
+    guard !program.hasEnded else { return }
+    for pid in processes { try? ProcessHandle.open(pid: pid).kill() }
+  }
+
   private static func event(_ line: String) -> EventLine? {
     try? JSONDecoder().decode(EventLine.self, from: Data(line.utf8))
   }

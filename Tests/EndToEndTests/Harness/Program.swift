@@ -103,7 +103,9 @@ package final class Program {
   }
 
   package var transcript: String {
-    lines.filter { !$0.contains("\"event\":\"progress\"") }.suffix(24).map { "  \(name): \($0)" }.joined(separator: "\n")
+    // Progress comes once a second, and would leave no room for what has happened.
+    lines.filter { !$0.contains(#""event":"progress""#) }.suffix(24)
+      .map { "  \(name): \($0)" }.joined(separator: "\n")
   }
 
   /// Takes what comes next; false at the end of the stream or when nothing came in time.
