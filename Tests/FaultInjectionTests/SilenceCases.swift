@@ -59,6 +59,7 @@ extension FaultInjection {
       // the budget.
       try migration.relayed.order(FaultOrder(.delay, value: 150))
       try migration.startUntilRunning()
+      migration.progressOperations = 20
       try migration.relayed.order(FaultOrder(.cut))
       try migration.expectLinkLost()
       try migration.expectLinkRestored()
