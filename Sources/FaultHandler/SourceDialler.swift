@@ -123,9 +123,14 @@ struct SourceDialler: Sendable {
     let urgent = try dial(endpoint, .urgent, within: limit, deadline)
     do throws(HandshakeError) {
       let welcome = try Handshake.introduce(hello(.urgent, session), on: urgent)
-      return SourceLinks(
-        source: endpoint, urgent: urgent,
-        bulk: try joinBulk(endpoint, welcome, within: limit, deadline), welcome: welcome)
+      do throws(HandshakeError) {
+        return SourceLinks(
+          source: endpoint, urgent: urgent,
+          bulk: try joinBulk(endpoint, welcome, within: limit, deadline), welcome: welcome)
+      } catch .refused(let refusal) where refusal.code == .session {
+        // It had welcomed us: the urgent connection was lost meanwhile.
+        throw .connection(ConnectionError(.cut, "bulk handshake", peer: "\(endpoint)"))
+      }
     } catch {
       // The hello may have been heard, whatever became of the welcome.
       if case .connection = error { patience.helloLost(at: MonotonicClock.now()) }

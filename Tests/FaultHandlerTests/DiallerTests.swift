@@ -129,6 +129,16 @@ struct DiallerTests {
     #expect(hellos == [.urgent, .urgent, .urgent, .urgent, .bulk])
   }
 
+  @Test func anUrgentConnectionThatIsLostBehindItsWelcomeIsMadeAgain() throws {
+    let lost = Refusal(.session, "a bulk connection names a session that has no urgent connection")
+    let (result, hellos) = try dial([.welcome, .refuse(lost), .welcome, .welcome])
+    guard case .linked = result else {
+      Issue.record("it was not let in: \(result)")
+      return
+    }
+    #expect(hellos == [.urgent, .bulk, .urgent, .bulk])
+  }
+
   @Test func anotherDestinationsPlaceIsNotWaitedFor() throws {
     let (result, hellos) = try dial([.refuse(Self.busy)])
     guard case .ended(Self.busy) = result else {
