@@ -129,6 +129,8 @@ extension FaultLoop {
   private mutating func dropLink() {
     guard isLinkUp else { return }
     isLinkUp = false
+    // Else the thread would look again without waiting for as long as there is no link.
+    isLinkDoubted = false
     monitor = nil
     outbox.clear()
     // Ends the receive that waits; its completion frees the room.

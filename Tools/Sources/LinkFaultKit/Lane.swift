@@ -87,6 +87,9 @@ struct Lane {
     }
     let rest = pieces[head].bytes[pieces[head].sentByteCount...]
     guard let rateLimit else { return rest }
+    guard rateLimit.momentAffordable(byteCount: UInt64(rest.count), now: now) <= now else {
+      return []
+    }
     return rest.prefix(Int(min(rateLimit.affordableByteCount(now: now), UInt64(rest.count))))
   }
 
@@ -95,7 +98,9 @@ struct Lane {
     guard !isDropping, !isSwallowing, head < pieces.count else { return nil }
     let due = pieces[head].due
     guard due <= now, let rateLimit else { return due }
-    return rateLimit.momentAffordable(byteCount: 1, now: now)
+    // Not byte by byte: a packet for each keeps a processor busy at both ends.
+    let waiting = UInt64(pieces[head].bytes.count - pieces[head].sentByteCount)
+    return rateLimit.momentAffordable(byteCount: waiting, now: now)
   }
 
   /// Notes that so many of the sendable bytes went.
