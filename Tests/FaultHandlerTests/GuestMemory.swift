@@ -101,7 +101,15 @@ final class GuestMemory: @unchecked Sendable {
     _ = try userfault.register(range, modes: .missing)
   }
 
-  deinit { unsafe munmap(base, byteCount) }
+  /// What a test has taken out: it may be somebody else's memory by now, also another test's.
+  private let holes = Lock<[Range<Int>]>([])
+
+  deinit {
+    let holes = holes.withLock { $0 }
+    for page in 0..<pageCount where !holes.contains(where: { $0.contains(page) }) {
+      unsafe munmap(base + page * pageSize.byteCount, pageSize.byteCount)
+    }
+  }
 
   var start: UInt64 { unsafe UInt64(UInt(bitPattern: base)) }
   var range: HostRange {
@@ -137,11 +145,13 @@ final class GuestMemory: @unchecked Sendable {
 
   /// Takes pages out of the address space.
   func unmap(page: Int, count: Int) {
+    holes.withLock { $0.append(page..<page + count) }
     unsafe munmap(base + page * pageSize.byteCount, count * pageSize.byteCount)
   }
 
   /// Moves the whole region to another address, and nothing back.
   func moveAway() {
+    holes.withLock { $0.append(0..<pageCount) }
     // The target is a mapping of its own first, so that nothing else is there.
     let target = unsafe mmap(nil, byteCount, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     _ = uffdtest_move_mapping(start, UInt64(byteCount), UInt64(UInt(bitPattern: target)))

@@ -42,6 +42,7 @@ extension UFFDTests {
 
       let source = memory.pages(0)
       let target = elsewhere.pages(2)
+      memory.noteHole(source)
       let remap = try FaultingThread {
         UInt64(
           uffdtest_move_mapping(
@@ -63,6 +64,7 @@ extension UFFDTests {
       #expect(try remove.value() == 0)
 
       let last = memory.pages(3)
+      memory.noteHole(last)
       let unmap = try FaultingThread {
         // unsafe: the page is the test's own, and nobody uses it any more.
         unsafe UInt64(munmap(last.start.pointer, Int(last.byteCount.rawValue)))
@@ -101,6 +103,7 @@ extension UFFDTests {
 
       let source = memory.pages(0)
       let target = elsewhere.pages(2)
+      memory.noteHole(source)
       let remap = try FaultingThread {
         UInt64(
           uffdtest_move_mapping(

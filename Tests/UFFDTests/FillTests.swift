@@ -99,7 +99,7 @@ extension UFFDTests {
       // The source of a copy is not mapped.
       let hole = try TestMemory(.anonymous, pageCount: 1)
       let source = unsafe UnsafeRawBufferPointer(start: hole.base.pointer, count: 4096)
-      _ = unsafe munmap(hole.base.pointer, 4096)
+      _ = hole.unmap(hole.range)
       #expect(throws: UFFDError(.copy, range: memory.pages(0), errno: .badAddress)) {
         try unsafe uffd.copy(source, to: memory.base)
       }

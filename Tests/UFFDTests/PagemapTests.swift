@@ -129,7 +129,7 @@ extension UFFDTests {
       var tracker = try memory.tracker()
       try tracker.collect { _, _ in }
       // A part that goes away is not passed over.
-      #expect(unsafe munmap(memory.pages(2).start.pointer, 4096) == 0)
+      #expect(memory.unmap(memory.pages(2)) == 0)
       #expect(throws: expected) { try tracker.collect { _, _ in } }
     }
 

@@ -74,10 +74,27 @@ struct TestMemory: ~Copyable {
     self.file = file
   }
 
+  /// What a test has taken out: it may be somebody else's memory by now, also another test's.
+  private let holes = Lock<[HostRange]>([])
+
   deinit {
-    // unsafe: both were mapped in init with this length; a part that a test unmapped is no harm.
-    unsafe munmap(base.pointer, byteCount)
+    let holes = holes.withLock { $0 }
+    for index in 0..<pageCount where !holes.contains(where: { $0.overlaps(pages(index)) }) {
+      // unsafe: mapped in init, and still ours.
+      unsafe munmap(pages(index).start.pointer, kind.pageSize.byteCount)
+    }
+    // unsafe: mapped in init with this length.
     if let alias { unsafe munmap(alias.pointer, byteCount) }
+  }
+
+  /// Notes that a part was unmapped, or moved elsewhere.
+  func noteHole(_ range: HostRange) { holes.withLock { $0.append(range) } }
+
+  /// Unmaps a part; what munmap(2) answered.
+  func unmap(_ range: HostRange) -> Int32 {
+    noteHole(range)
+    // unsafe: the part is the test's own, and nobody uses it any more.
+    return unsafe munmap(range.start.pointer, Int(range.byteCount.rawValue))
   }
 
   var byteCount: Int { pageCount * kind.pageSize.byteCount }

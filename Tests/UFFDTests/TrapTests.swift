@@ -132,7 +132,7 @@ extension UFFDTests {
       let uffd = descriptor.handle
       _ = try uffd.register(memory.range, modes: .missing)
       let page = memory.pages(3)
-      #expect(unsafe munmap(page.start.pointer, Int(page.byteCount.rawValue)) == 0)
+      #expect(memory.unmap(page) == 0)
       #expect(try uffd.copy(memory.content(1), to: page.start) == .noMapping)
       if !kind.isHugetlb { #expect(try uffd.zero(page) == .noMapping) }
       #expect(try uffd.poison(page) == .noMapping)
