@@ -161,6 +161,11 @@ int uffdtest_move_mapping(uint64_t source, uint64_t byte_count, uint64_t target)
   return moved == MAP_FAILED ? errno : 0;
 }
 
+uint64_t uffdtest_remote_address(void) {
+  static _Atomic uint64_t next = 0x200000000000;
+  return next += 1ull << 30;
+}
+
 int uffdtest_memory_file(uint64_t byte_count, int is_hugetlb) {
   int fd = memfd_create("uffd-test", MFD_CLOEXEC | (is_hugetlb ? MFD_HUGETLB : 0));
   if (fd >= 0 && ftruncate(fd, (off_t)byte_count) < 0) {

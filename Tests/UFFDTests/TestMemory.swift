@@ -130,7 +130,8 @@ struct TestMemory: ~Copyable {
     _ byteCount: Int, _ flags: Int32, _ descriptor: Int32
   ) throws -> HostAddress {
     // unsafe: a new mapping is made where nothing is.
-    let address = unsafe mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, descriptor, 0)
+    let wish = unsafe UnsafeMutableRawPointer(bitPattern: UInt(uffdtest_remote_address()))
+    let address = unsafe mmap(wish, byteCount, PROT_READ | PROT_WRITE, flags, descriptor, 0)
     guard let address = unsafe address, unsafe address != MAP_FAILED else {
       throw SystemError("mmap", "\(byteCount) bytes")
     }
