@@ -172,8 +172,8 @@ let package = Package(
     tests(
       of: "PageServer",
       [
-        "CLinux", "Codec", "Migration", "Pages", "Prefetch", "Session", "System", "Uring", "VMM",
-        "Wire",
+        "CLinux", "Codec", "CUFFDTestSupport", "Migration", "Pages", "Prefetch", "Session",
+        "System", "Uring", "VMM", "Wire",
       ]),
     tests(
       of: "FaultHandler",

@@ -11,7 +11,7 @@ public struct GuestPauseTally: Hashable, Sendable {
   public var count: UInt64
   /// For how long in all; what an earlier process saw is not known.
   public var totalNanoseconds: UInt64
-  /// Whether it stands still now: the next recovery lets it run on.
+  /// Whether it may stand still now: the next recovery lets it run on.
   public var isPaused: Bool
 }
 
@@ -140,7 +140,10 @@ extension DestinationSession {
         tally.isPaused
           ? .warning("every page is here and the VM may be paused, resume it: \(told ?? "")")
           : .guestResumed(.complete, pausedNanoseconds: pauseLength))
-    case .parked: if outcome.destination == .runs { outcome.destination = .stopped }
+    case .parked:
+      if outcome.destination == .runs {
+        outcome.destination = guestPause.isCertain ? .stopped : .mayRun
+      }
     case .aborted, .refused: break
     }
     return tally

@@ -116,10 +116,11 @@ extension DestinationSession {
     guard let vm else { return .gone }
     do throws(VMMError) {
       switch try configuration.frontEnd.status().state {
-      // It has run, and whoever paused it for the lost link lets it run on.
-      case .paused where PauseMark(of: history.session, in: configuration.directory).isSet:
-        return .running
-      case .incoming, .paused, .disabled, .none: return .stopped
+      case .paused:
+        let isMarked = PauseMark(of: history.session, in: configuration.directory).isSet
+        return DestinationCore.observation(
+          ofPausedVMBehind: history.records, isPausedForLoss: isMarked)
+      case .incoming, .disabled, .none: return .stopped
       // It has run, whatever it does now: nothing is to be started.
       case .running, .pausing, .finished, .guestError: return .running
       }

@@ -19,4 +19,19 @@ extension DestinationCore {
     case .ran, .complete: .running
     }
   }
+
+  /// What a recovery may take for true of a VM that its VMM calls paused.
+  ///
+  /// - Parameter isPausedForLoss: an earlier process may have paused it for a lost link. It does
+  ///   that with a guest that has run, so the mark of it means nothing before RAN, whatever is
+  ///   found there: one that was only prepared is never taken for running.
+  public static func observation(
+    ofPausedVMBehind records: [DestinationRecord], isPausedForLoss: Bool
+  ) -> ObservedVM {
+    switch records.last {
+    // It has run, and whoever paused it for the lost link lets it run on.
+    case .ran, .complete: isPausedForLoss ? .running : .stopped
+    case nil, .opened, .prepared, .goAccepted, .runRuledOut, .aborted: .stopped
+    }
+  }
 }

@@ -88,6 +88,14 @@ public struct GuestPause: Sendable {
   /// Whether the guest may stand still on our account.
   public var owesResume: Bool { state != .none }
 
+  /// Whether the guest certainly stands still: its VMM has told this process so, and was not asked
+  /// since to let it run on. A pause that the VMM never acknowledged, or an earlier process's,
+  /// which somebody may have undone, proves nothing.
+  public var isCertain: Bool {
+    guard case .paused = state else { return false }
+    return pausedAt != nil && retryAt == nil
+  }
+
   /// When `step` may have something to do next, unless the standing changes before.
   public func nextStep(_ standing: Standing) -> Instant? {
     switch state {

@@ -218,7 +218,7 @@ public struct GuestPauses: Hashable, Sendable, Codable {
   public var count: UInt64
   /// For how long in all, as far as the reporting process has seen.
   public var totalNanoseconds: UInt64
-  /// Whether it stands still now: the next `recover` lets it run on.
+  /// Whether it may stand still now: the next `recover` lets it run on.
   public var isPaused: Bool
 
   /// Pauses with all their parts.

@@ -65,6 +65,8 @@ struct SimulatedProcess {
   var isLinkDoubted = false
   /// When something reached this host last on its connection, whether it was read or not.
   var reachedNanoseconds: UInt64 = 0
+  /// For how long nothing may reach it before it gives its link up.
+  var silenceNanoseconds: UInt64 = 0
   /// Its side of the bulk connection.
   var isBulkUp = false
   /// The earliest arrival of what it sends next, urgent and bulk: TCP keeps the order.

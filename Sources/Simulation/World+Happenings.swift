@@ -70,8 +70,7 @@ extension World {
     if case .arrives(_, _, let connection) = happening,
       hosts[side.rawValue].connection == connection
     {
-      // Its kernel has it, so the link works.
-      hosts[side.rawValue].reachedNanoseconds = nanoseconds
+      reached(side)
     }
     agenda.add(happening, at: hosts[side.rawValue].stalledUntil)
     return true

@@ -71,8 +71,7 @@ extension World {
       guard mutation == .supersededHandled, hosts[side.rawValue].connection != nil else { return }
       violate("order", "a frame is handled whose link another one has taken the place of")
     }
-    hosts[side.rawValue].reachedNanoseconds = max(
-      hosts[side.rawValue].reachedNanoseconds, isOld ? 0 : nanoseconds)
+    if !isOld { reached(side) }
     heard(side)
     switch (packet, side) {
     case (.control(.ping(let sequence)), _):

@@ -95,7 +95,8 @@ final class GuestMemory: @unchecked Sendable {
     file = number >= 0 ? OwnedDescriptor(adopting: number) : nil
     fileNumber = number
     if number >= 0 { try #require(ftruncate(number, byteCount) == 0) }
-    let wish = unsafe UnsafeMutableRawPointer(bitPattern: UInt(uffdtest_remote_address()))
+    let wish = unsafe UnsafeMutableRawPointer(
+      bitPattern: UInt(uffdtest_remote_address(UInt64(byteCount))))
     let address = unsafe mmap(wish, byteCount, PROT_READ | PROT_WRITE, flags, number, 0)
     unsafe base = try #require(address == MAP_FAILED ? nil : address)
     _ = unsafe madvise(base, byteCount, MADV_NOHUGEPAGE)

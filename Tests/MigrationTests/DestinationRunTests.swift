@@ -246,6 +246,22 @@ struct DestinationRecoveryTests {
     #expect(starts[0] == starts[1] && starts[1] == starts[2])
   }
 
+  @Test(
+    "the mark of a pause makes a paused VM one that runs only where it has run",
+    arguments: [
+      ([], ObservedVM.stopped), ([opened], .stopped), ([opened, prepared], .stopped),
+      ([opened, prepared, goAccepted], .stopped),
+      ([opened, prepared, goAccepted, .runRuledOut(epoch: handed)], .stopped),
+      ([opened, .aborted(epoch: base, trouble)], .stopped),
+      ([opened, prepared, goAccepted, ran], .running),
+      ([opened, prepared, goAccepted, ran, .complete(epoch: handed)], .running),
+    ])
+  func pausedBehind(records: [DestinationRecord], marked: ObservedVM) {
+    typealias Core = DestinationCore
+    #expect(Core.observation(ofPausedVMBehind: records, isPausedForLoss: true) == marked)
+    #expect(Core.observation(ofPausedVMBehind: records, isPausedForLoss: false) == .stopped)
+  }
+
   @Test("a VM that runs though GO was never accepted is not touched, and loudly parked")
   func foundRunning() throws {
     var rig = try #require(DestinationRig(recovering: [opened, prepared], vm: .running))

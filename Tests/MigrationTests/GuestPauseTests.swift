@@ -133,6 +133,23 @@ import Testing
     #expect(!pause.owesResume)
   }
 
+  @Test func onlyAnAcknowledgedPauseThatNobodyWantedUndoneIsCertain() {
+    #expect(!GuestPause(afterNanoseconds: 0).isCertain)
+    #expect(!GuestPause(afterNanoseconds: nil, wasPaused: true).isCertain)
+    var unclear = GuestPause(afterNanoseconds: 0)
+    #expect(unclear.step(lost(at: 0), now: instant(0)) == .pause)
+    #expect(!unclear.isCertain)
+    unclear.answered(.unclear, now: instant(4000))
+    #expect(unclear.owesResume && !unclear.isCertain)
+    #expect(paused(isComplete: false).isCertain, "a vCPU that waits for a page does not run")
+    var pause = paused()
+    #expect(pause.isCertain)
+    #expect(pause.step(up, now: instant(8000)) == .resume(.linkRestored))
+    #expect(!pause.isCertain)
+    pause.answered(.notResumed, now: instant(8500))
+    #expect(pause.owesResume && !pause.isCertain)
+  }
+
   @Test func whatAnEarlierProcessPausedIsResumedWithTheLink() {
     var pause = GuestPause(afterNanoseconds: nil, wasPaused: true)
     #expect(pause.owesResume)

@@ -1,4 +1,5 @@
 import CLinux
+import CUFFDTestSupport
 import Foundation
 import Pages
 import System
@@ -14,7 +15,9 @@ final class OwnMemory {
 
   init(pageCount: Int, flags: Int32 = MAP_PRIVATE | MAP_ANONYMOUS) throws {
     byteCount = pageCount * 4096
-    let base = unsafe mmap(nil, byteCount, PROT_READ | PROT_WRITE, flags, -1, 0)
+    let wish = unsafe UnsafeMutableRawPointer(
+      bitPattern: UInt(uffdtest_remote_address(UInt64(byteCount))))
+    let base = unsafe mmap(wish, byteCount, PROT_READ | PROT_WRITE, flags, -1, 0)
     guard let base = unsafe base, unsafe base != MAP_FAILED else { throw SystemError("mmap") }
     unsafe self.base = base
     // Huge pages would make 511 neighbours of a touched page present.

@@ -130,7 +130,8 @@ struct TestMemory: ~Copyable {
     _ byteCount: Int, _ flags: Int32, _ descriptor: Int32
   ) throws -> HostAddress {
     // unsafe: a new mapping is made where nothing is.
-    let wish = unsafe UnsafeMutableRawPointer(bitPattern: UInt(uffdtest_remote_address()))
+    let wish = unsafe UnsafeMutableRawPointer(
+      bitPattern: UInt(uffdtest_remote_address(UInt64(byteCount))))
     let address = unsafe mmap(wish, byteCount, PROT_READ | PROT_WRITE, flags, descriptor, 0)
     guard let address = unsafe address, unsafe address != MAP_FAILED else {
       throw SystemError("mmap", "\(byteCount) bytes")

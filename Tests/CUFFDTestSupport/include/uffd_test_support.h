@@ -33,9 +33,10 @@ int uffdtest_wait_reading(pid_t child, int uffd);
 int uffdtest_copy_raw(
     int fd, uint64_t target, uint64_t source, uint64_t byte_count, int64_t *field);
 
-/// An address that the kernel gives to nobody who does not ask for it: it looks for room from the
-/// top. So a hole that a test makes in memory that it has mapped there stays a hole.
-uint64_t uffdtest_remote_address(void);
+/// An address for that much memory, on a huge page's border, which the kernel gives to nobody who
+/// does not ask for it: it looks for room from the top. So a hole that a test makes in memory that
+/// it has mapped there stays a hole.
+uint64_t uffdtest_remote_address(uint64_t byte_count);
 
 /// A file on a tmpfs of its own, mounted nowhere, that holds at most `size` ("8k"). Or -1.
 int uffdtest_limited_tmpfs_file(const char *size);
