@@ -4,8 +4,9 @@ internal import Wire
 /// Liveness mode: both hosts are healthy (or one is gone for good and known to be), the network is
 /// stable, nothing new goes wrong. Everything must come to an end, and every fault be resolved.
 extension World {
-  /// Above a verdict on a dead link, a redial, the wait for a supervisor, and the page itself.
-  static let faultNanoseconds: UInt64 = 60_000_000
+  /// Above a verdict on a dead link, which on one that has just come up waits for the first word, a
+  /// redial, the wait for a supervisor, and the page itself.
+  static let faultNanoseconds: UInt64 = 160_000_000
 
   mutating func heal() {
     hasHealed = true
