@@ -149,7 +149,7 @@ import UFFD
 
 /// The socket itself, with a userfaultfd of this process.
 @Suite(
-  .serialized, .timeLimit(.minutes(1)),
+  .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.hasUserfault, "needs userfaultfd for kernel-mode faults"))
 struct AttachSocketTests {
   private let directory: TemporaryDirectory

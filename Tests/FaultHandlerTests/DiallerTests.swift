@@ -90,7 +90,7 @@ private final class PlayedDoor {
 }
 
 /// Getting into a session the first time.
-@Suite(.serialized, .timeLimit(.minutes(1)))
+@Suite(.serialized, .timeLimit(.minutes(5)))
 struct DiallerTests {
   private static let busy = Refusal(.busy, "the session of VM \"web\" has a destination already")
 

@@ -11,7 +11,7 @@ import Wire
 @testable import FaultHandler
 
 @Suite(
-  .serialized, .timeLimit(.minutes(1)),
+  .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.hasUserfault, "needs userfaultfd for kernel-mode faults"))
 struct FaultPathTests {
   @Test func aDemandedPageIsAskedForAndInstalled() throws {

@@ -13,7 +13,7 @@ import Wire
 
 /// A host without memory for a page: nothing may stand in for it.
 @Suite(
-  .serialized, .timeLimit(.minutes(1)),
+  .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.canLimitMemory, "needs userfaultfd and the right to make a tmpfs"))
 struct MemoryPressureTests {
   @Test func aDemandedPageWaitsUntilThereIsMemory() throws {

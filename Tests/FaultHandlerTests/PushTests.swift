@@ -10,7 +10,7 @@ import Wire
 @testable import FaultHandler
 
 @Suite(
-  .serialized, .timeLimit(.minutes(1)),
+  .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.hasUserfault, "needs userfaultfd for kernel-mode faults"))
 struct PushTests {
   @Test func aPushedPageNeverFaults() throws {

@@ -12,7 +12,7 @@ import Wire
 
 /// Links that are lost and made again while the fault thread goes on.
 @Suite(
-  .serialized, .timeLimit(.minutes(1)),
+  .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.hasUserfault, "needs userfaultfd for kernel-mode faults"))
 struct RelinkTests {
   @Test func whatSomebodyWaitsForIsAskedForFirstOnTheNextLink() throws {

@@ -10,7 +10,7 @@ import Wire
 @testable import FaultHandler
 
 @Suite(
-  .serialized, .timeLimit(.minutes(2)),
+  .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.hasUserfault, "needs userfaultfd for kernel-mode faults"))
 struct RemovalTests {
   @Test func aRemovedPageReadsAsZerosAndIsNotAskedFor() throws {

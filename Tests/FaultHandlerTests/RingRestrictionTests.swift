@@ -7,7 +7,7 @@ import Testing
 
 /// What a ring cannot be made to do any more, by whoever gets hold of it: a seccomp filter does not
 /// see a ring's operations.
-@Suite(.timeLimit(.minutes(1)), .enabled(if: Machine.hasRing, "needs io_uring"))
+@Suite(.timeLimit(.minutes(5)), .enabled(if: Machine.hasRing, "needs io_uring"))
 struct RingRestrictionTests {
   @Test("A ring takes no new files, buffers, identities or restrictions once it is made")
   func registrations() async {

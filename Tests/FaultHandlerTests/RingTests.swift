@@ -5,7 +5,7 @@ import Testing
 
 @testable import Uring
 
-@Suite(.serialized, .timeLimit(.minutes(1)), .enabled(if: Machine.hasRing, "needs io_uring"))
+@Suite(.serialized, .timeLimit(.minutes(5)), .enabled(if: Machine.hasRing, "needs io_uring"))
 struct RingTests {
   private let tag = RingTag(rawValue: 7)
 

@@ -10,7 +10,7 @@ private typealias Saved = SavedSessionFixture
 
 /// A VMM whose vCPUs wait for pages may answer nothing until they come.
 @Suite(
-  .serialized, .timeLimit(.minutes(1)),
+  .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.hasUserfault, "needs userfaultfd for kernel-mode faults"))
 struct SilentVMMTests {
   @Test func aVMThatRanIsTakenUpThoughItsVMMDoesNotAnswer() throws {

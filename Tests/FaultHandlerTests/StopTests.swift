@@ -11,7 +11,7 @@ private typealias Saved = SavedSessionFixture
 
 /// Stops over the control socket reach the session that they are meant for.
 @Suite(
-  .serialized, .timeLimit(.minutes(1)),
+  .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.hasUserfault, "needs userfaultfd for kernel-mode faults"))
 struct StopTests {
   private let records = [Saved.opened, Saved.prepared, Saved.goAccepted, Saved.ran]

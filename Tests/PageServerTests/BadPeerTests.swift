@@ -8,7 +8,7 @@ import Wire
 @testable import PageServer
 
 /// What a destination must not do, and what happens when it goes.
-@Suite(.timeLimit(.minutes(2))) struct BadPeerTests {
+@Suite(.timeLimit(.minutes(5))) struct BadPeerTests {
   func migration(bulkCount: Int = 1) throws -> TestMigration {
     try TestMigration(try UrgentServerTests.mixedMemory().open(), bulkCount: bulkCount)
   }

@@ -10,7 +10,7 @@ import Wire
 
 @testable import PageServer
 
-@Suite(.timeLimit(.minutes(3))) struct BulkSenderTests {
+@Suite(.timeLimit(.minutes(5))) struct BulkSenderTests {
   /// Takes everything that comes on one bulk connection until the push is finished, granting
   /// `window` bytes beyond what has come.
   static func drain(

@@ -55,7 +55,7 @@ extension Connection {
   }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct ConnectionTests {
+@Suite(.timeLimit(.minutes(5))) struct ConnectionTests {
   static let endpoints = ["127.0.0.1:0", "[::1]:0", "localhost:0", "unix:"]
 
   func listen(_ text: String) throws -> Listener {

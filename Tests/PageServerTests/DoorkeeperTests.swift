@@ -8,7 +8,7 @@ import Wire
 @testable import PageServer
 
 /// The door where TLS is spoken: strangers cost it nothing, and everybody is told.
-@Suite(.timeLimit(.minutes(1))) struct DoorkeeperTests {
+@Suite(.timeLimit(.minutes(5))) struct DoorkeeperTests {
   private func security() throws -> TLSContext {
     let authority = try CertificateMaker.makeAuthority(named: "authority", .days(1))
     let host = try CertificateMaker.makeHost(names: ["door"], .days(1), signedBy: authority)

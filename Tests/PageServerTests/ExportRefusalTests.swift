@@ -18,7 +18,7 @@ private func smallExport(isEncrypted: Bool = true) throws -> (ExportFixture, Exp
   return (fixture, header)
 }
 
-@Suite(.timeLimit(.minutes(2))) struct ExportRefusalTests {
+@Suite(.timeLimit(.minutes(5))) struct ExportRefusalTests {
   @Test(arguments: [true, false]) func aCutFileIsRefused(_ isEncrypted: Bool) throws {
     let (fixture, header) = try smallExport(isEncrypted: isEncrypted)
     let whole = try fixture.bytes()

@@ -39,7 +39,7 @@ private func hello(
     progress: progress, token: ExportFixture.token(1), vmName: "web", regions: [])
 }
 
-@Suite(.timeLimit(.minutes(1))) struct ExportSessionTests {
+@Suite(.timeLimit(.minutes(5))) struct ExportSessionTests {
   private func session(
     _ fixture: ExportFixture, _ histories: [SessionHistory<SourceRecord>] = [],
     vmName: String = "web"

@@ -56,7 +56,7 @@ private func found(
   return pages
 }
 
-@Suite(.timeLimit(.minutes(2))) struct ExportTests {
+@Suite(.timeLimit(.minutes(5))) struct ExportTests {
   @Test(arguments: 0..<12) func servesWhatTheMemoryServed(_ seed: UInt64) throws {
     let fixture = try ExportFixture()
     let image = try ImageBacking(seed: seed)

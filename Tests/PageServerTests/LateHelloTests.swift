@@ -9,7 +9,7 @@ import Wire
 
 @testable import PageServer
 
-@Suite(.serialized, .timeLimit(.minutes(1))) struct LateHelloTests {
+@Suite(.serialized, .timeLimit(.minutes(5))) struct LateHelloTests {
   private func hello(_ session: SessionID) -> Hello {
     Hello(
       role: .urgent, session: session, epoch: Epoch(rawValue: 0), progress: .unknown,

@@ -7,7 +7,7 @@ import Wire
 
 @testable import PageServer
 
-@Suite(.timeLimit(.minutes(2))) struct LeakTests {
+@Suite(.timeLimit(.minutes(5))) struct LeakTests {
   /// In a process of its own: other tests open and close descriptors meanwhile.
   @Test func noDescriptorAndNoThreadIsLeftBehind() async {
     await #expect(processExitsWith: .success) {

@@ -43,7 +43,7 @@ final class PoisonedBacking: MemoryBacking {
   }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct PoisonTests {
+@Suite(.timeLimit(.minutes(5))) struct PoisonTests {
   @Test func aPoisonedPageIsToldAndItsNeighboursAreSent() throws {
     let memory = try TestMemory(pageCount: 16)
     try memory.fill(0..<16)

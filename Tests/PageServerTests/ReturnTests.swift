@@ -9,7 +9,7 @@ import Wire
 @testable import PageServer
 
 /// A destination that comes back tells what it holds, and is sent the rest.
-@Suite(.serialized, .timeLimit(.minutes(1)))
+@Suite(.serialized, .timeLimit(.minutes(5)))
 struct ReturnTests {
   private static let pageCount = 256
 

@@ -6,7 +6,7 @@ import Wire
 
 @testable import PageServer
 
-@Suite(.serialized, .timeLimit(.minutes(1))) struct StopTests {
+@Suite(.serialized, .timeLimit(.minutes(5))) struct StopTests {
   @Test func theSessionThatIsAskedEndsAndNoOther() throws {
     let place = try SessionPlace()
     let asked = try RunningSession(try place.configuration("asked"))

@@ -7,7 +7,7 @@ import Wire
 
 @testable import PageServer
 
-@Suite(.timeLimit(.minutes(2))) struct UrgentServerTests {
+@Suite(.timeLimit(.minutes(5))) struct UrgentServerTests {
   /// 64 pages: every fourth a hole, every fourth written zeros, the others with their contents.
   static func mixedMemory() throws -> TestMemory {
     let memory = try TestMemory(pageCount: 64)

@@ -7,7 +7,7 @@ import Wire
 
 @testable import Session
 
-@Suite("The control socket", .timeLimit(.minutes(2)))
+@Suite("The control socket", .timeLimit(.minutes(5)))
 struct ControlSocketTests {
   let scratch: ScratchDirectory
   let stops: Mailbox<StopRequest>

@@ -6,7 +6,7 @@ import Testing
 
 /// A worker that has hardened itself, seen from outside: what the kernel says of it counts.
 @Suite(
-  "A hardened worker", .timeLimit(.minutes(2)),
+  "A hardened worker", .timeLimit(.minutes(5)),
   .enabled(
     if: !Sanitizer.isPresent, "a sanitizer has a thread of its own and takes mlockall over"))
 struct HardeningTests {

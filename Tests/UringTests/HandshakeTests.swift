@@ -6,7 +6,7 @@ import Testing
 
 @testable import Uring
 
-@Suite(.timeLimit(.minutes(1))) struct HandshakeTests {
+@Suite(.timeLimit(.minutes(5))) struct HandshakeTests {
   @Test(arguments: ["127.0.0.1:0", "[::1]:0"]) func bothSidesTakeEachOther(
     _ address: String
   ) throws {

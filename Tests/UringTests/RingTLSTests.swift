@@ -9,7 +9,7 @@ import Testing
 
 /// A fault thread's way with TLS: the socket belongs to a ring, the session opens and seals in the
 /// ring's memory.
-@Suite(.timeLimit(.minutes(2))) struct RingTLSTests {
+@Suite(.timeLimit(.minutes(5))) struct RingTLSTests {
   /// One end of a connection on a ring, as the fault thread has it.
   struct RingEnd: ~Copyable {
     static let tag = RingTag(rawValue: 1)

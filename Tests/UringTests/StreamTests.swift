@@ -5,7 +5,7 @@ import Testing
 
 @testable import Uring
 
-@Suite(.timeLimit(.minutes(2))) struct StreamTests {
+@Suite(.timeLimit(.minutes(5))) struct StreamTests {
   /// A connection whose keys change every few records, or as usual.
   private func connected(
     recordsPerKey: Int = TLSEngine.recordsPerKey
