@@ -29,6 +29,9 @@ struct BulkInstaller: ~Copyable {
   private var deviceState: [UInt8] = []
   private var hasDeviceState = false
   private var hasFinishedPush = false
+  private var discardedPageCount = PageCount.zero
+  /// A round that has ended here, and was not answered yet.
+  private var roundToAnswer: UInt64?
 
   init(
     plane: PlaneParts, link: BulkLinks, position: Int
@@ -63,6 +66,9 @@ struct BulkInstaller: ~Copyable {
         if let violation = handle(header) { return give(up: violation) }
         buffer.move(header.frameByteCount..<filled, to: 0)
         filled -= header.frameByteCount
+        if let round = roundToAnswer.take() {
+          try connection.send(SeedRound.appliedFrame(round, session: plane.session).rawBytes)
+        }
         if installedByteCount + Self.windowByteCount >= grantedByteCount + Self.grantByteCount {
           try grant()
         }
@@ -148,6 +154,9 @@ struct BulkInstaller: ~Copyable {
       case .zeroPages: zero(header.run)
       case .poisonedPages: poison(header.run)
       case .zeroMap: try applyZeroMap(payload)
+      case .seedPages, .seedZeros, .seedRound, .discardMap:
+        return try take(header, payload)
+          ? nil : .frame(.misplaced(header.type, from: .source, on: .bulk))
       case .pushFinished:
         if !hasFinishedPush, link.notePushFinished() { plane.notePushFinished() }
         hasFinishedPush = true
@@ -180,11 +189,48 @@ struct BulkInstaller: ~Copyable {
   }
 
   private func applyZeroMap(_ payload: Range<Int>) throws(WireError) {
-    let count = try ZeroMap.runCount(in: buffer.bytes(payload))
+    let count = try RunMap.zero.runCount(in: buffer.bytes(payload))
     for entry in 0..<count {
       zero(
-        try ZeroMap.run(at: entry, in: buffer.bytes(payload), of: plane.installer.layout))
+        try RunMap.zero.run(at: entry, in: buffer.bytes(payload), of: plane.installer.layout))
     }
+  }
+
+  // MARK: Seeds
+
+  /// Takes in what belongs to the rounds before the freeze; false when it comes at another time.
+  private mutating func take(
+    _ header: FrameHeader, _ payload: Range<Int>
+  ) throws(WireError) -> Bool {
+    switch header.type {
+    case .seedPages:
+      installedByteCount += UInt64(header.payloadByteCount)
+      return plane.installer.stageSeeds(header.run, buffer.bytes(payload))
+    case .seedZeros: return plane.installer.seedZeros(header.run)
+    case .seedRound:
+      roundToAnswer = try SeedRound.number(in: buffer.bytes(payload), of: .seedRound)
+      return plane.installer.stage != nil
+    default: return try discard(payload, isLast: header.flags.contains(.last))
+    }
+  }
+
+  private mutating func discard(
+    _ payload: Range<Int>, isLast: Bool
+  ) throws(WireError) -> Bool {
+    let count = try RunMap.discard.runCount(in: buffer.bytes(payload))
+    for entry in 0..<count {
+      let run = try RunMap.discard.run(
+        at: entry, in: buffer.bytes(payload), of: plane.installer.layout)
+      discardedPageCount = discardedPageCount + run.count
+      var remaining = plane.installer.layout.flatRange(of: run)
+      while !remaining.isEmpty, !isEnding {
+        guard plane.installer.discardSeeds(&remaining) else { return false }
+      }
+    }
+    guard isLast, !isEnding else { return true }
+    plane.endSeeds()
+    plane.events.sayOnce(.discarded, .discarded(discardedPageCount))
+    return true
   }
 
   // MARK: Fills

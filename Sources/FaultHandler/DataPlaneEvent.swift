@@ -10,9 +10,11 @@ public enum DataPlaneEvent: Sendable {
   case control(ControlMessage)
   /// The VM's device state is here, whole.
   case deviceState([UInt8])
+  /// So many pages were named as stale seeds, and are gone.
+  case discarded(PageCount)
   /// Every bulk connection has brought all that its side had to push.
   case pushFinished
-  /// No page is missing or asked for any more.
+  /// No page is missing, asked for or staged any more.
   case allResident
   /// A connection ended. `position` counts the bulk connections; 0 for the urgent one.
   case linkLost(ConnectionRole, position: Int, ConnectionError)
@@ -115,7 +117,7 @@ public final class DataPlaneEvents: Sendable {
   /// Events that are said once.
   enum Kind: Hashable, Sendable {
     case pushFinished, allResident, vmmGone, memoryPressure, mappingLost, poisonNotSupported
-    case userfaultFailed, ringFailed, deviceState
+    case userfaultFailed, ringFailed, deviceState, discarded
     case link(UInt32, ConnectionRole, Int)
   }
 

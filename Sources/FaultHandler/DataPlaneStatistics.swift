@@ -15,6 +15,12 @@ public struct DataPlaneStatistics: Sendable {
   public var demandedPageCount: UInt64 = 0
   /// Pages installed from bulk connections.
   public var pushedPageCount: UInt64 = 0
+  /// Pages that came as seeds, each as often as it came, zeros included.
+  public var seededPageCount: UInt64 = 0
+  /// Bytes of seeds that were put on the stage.
+  public var seededByteCount: UInt64 = 0
+  /// Pages installed from the stage.
+  public var stageInstalledPageCount: UInt64 = 0
   /// Pages that a thread waited for and that were installed as zeros.
   public var zeroFilledPageCount: UInt64 = 0
   /// Pages that the source reported as zeros, whether somebody waited for them or not. Those are

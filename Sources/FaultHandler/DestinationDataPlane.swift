@@ -40,6 +40,7 @@ public final class DestinationDataPlane {
   private let bulkPlacement: ThreadPlacement
   private let nodes: [Int]
   private var faultThread: WorkerThread?
+  private var stageThread: WorkerThread?
   private var urgent: Connection?
   private var bulk: BulkLinks?
   /// Given up, and perhaps still in the middle of a fill.
@@ -54,13 +55,14 @@ public final class DestinationDataPlane {
   ///
   /// - Parameters:
   ///   - ledger: what is known of each page of the image.
+  ///   - takesSeeds: whether pages may come before the source's freeze.
   ///   - heartbeatBudgetNanoseconds: how long nothing may be heard of the source.
   ///   - faultPlacement: where the fault thread runs.
   ///   - bulkPlacement: where the bulk installers run; a processor goes before a node of the
   ///     memory.
   public init(
     memory: borrowing AttachedMemory, ledger: consuming PageLedger<MappedPageStates>,
-    session: SessionID,
+    session: SessionID, takesSeeds: Bool = false,
     heartbeatBudgetNanoseconds: UInt64 = LinkMonitor.defaultBudgetNanoseconds,
     faultPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
     bulkPlacement: ThreadPlacement = ThreadPlacement()
@@ -71,9 +73,12 @@ public final class DestinationDataPlane {
       "the page states are those of the image")
     self.bulkPlacement = bulkPlacement
     nodes = Self.nodes(of: memory)
+    let stage = try Self.translating { () throws(SystemError) in
+      takesSeeds ? try Stage(layout) : nil
+    }
     let installer = PageInstaller(
       document: memory.document, kinds: memory.memoryKinds, userfault: memory.userfault.handle,
-      ledger: ledger)
+      ledger: ledger, stage: stage)
     parts = try Self.translating { () throws(SystemError) in
       PlaneParts(
         installer: installer, userfault: memory.userfault.handle, events: try DataPlaneEvents(),
@@ -157,8 +162,18 @@ public final class DestinationDataPlane {
   // MARK: What the session asks for
 
   /// Answers faults from now on. Only once the source said *frozen* and every stale page is gone:
-  /// what is answered before could be wrong. Saying it again is harmless.
-  public func startFaults() { parts.inbox.post(.startFaults) }
+  /// what is answered before could be wrong. What was seeded is installed beside them from now on.
+  /// Saying it again is harmless.
+  public func startFaults() throws(DataPlaneError) {
+    // Whoever seeds from here on breaks the protocol.
+    parts.endSeeds()
+    parts.inbox.post(.startFaults)
+    guard parts.installer.stage != nil, stageThread == nil else { return }
+    let installer = StageInstaller(plane: parts)
+    stageThread = try Self.translating { () throws(SystemError) in
+      try WorkerThread(name: "postcopy-stage", placement: bulkPlacement) { installer.run() }
+    }
+  }
 
   /// Lets everybody who waits fault again: after a restart nobody knows who they are.
   public func wakeEverybody() { parts.inbox.post(.repeatRequests) }
@@ -187,7 +202,7 @@ public final class DestinationDataPlane {
   /// only once everything is here; refused, and nothing done, before. The link goes on: what is
   /// left to say can be said. Done when `stop` returns.
   public func unregister() throws(DataPlaneError) {
-    let awaited = parts.installer.awaitedPageCount
+    let awaited = parts.installer.unsettledPageCount
     guard awaited == 0 else { throw .notComplete(awaitedPageCount: awaited) }
     parts.inbox.post(.unregister)
   }
@@ -201,6 +216,7 @@ public final class DestinationDataPlane {
     // bulk connection end has been told why. The fault thread waits for no bulk thread: those hold
     // the fill lock for one step at a time, and end their retries once a stop was asked for.
     faultThread.take()?.join()
+    stageThread.take()?.join()
     urgent?.endSending()
     if let link = bulk.take() {
       link.end()

@@ -39,11 +39,11 @@ extension DestinationSession {
       // The core has said that losing it costs nothing.
       if let binding { try? journal.appendLazily(record, binding: binding) }
     case .dial: if plane != nil || !isRecovered { dial() }  // Else see `tellJournal`.
-    case .discard:
-      // Nothing was seeded, so nothing is stale; the core never asks for it without seed rounds.
-      pending.append(.discardsApplied)
+    case .discard(let pageCount):
+      announcedDiscards = pageCount
+      judgeDiscards()
     case .beginFaults:
-      plane?.startFaults()
+      beginFaults()
       // Whoever waited when the earlier process died is known to nobody.
       if isRecovered { plane?.wakeEverybody() }
     case .loadDeviceState: loadDeviceState()
@@ -60,6 +60,31 @@ extension DestinationSession {
       // The VM is whole, or gone: nobody needs its userfaultfd any more.
       if outcome.ending != .parked { configuration.keeper?.release() }
     }
+  }
+
+  private func beginFaults() {
+    do throws(DataPlaneError) {
+      try plane?.startFaults()
+    } catch {
+      // Faults are answered all the same; what is staged would be installed only as it is touched.
+      pending.append(
+        .memoryFailed(Refusal(.unfit, "what was seeded cannot be installed: \(error)")))
+    }
+  }
+
+  /// Both the announcement, on urgent, and the runs, on bulk, have to be here; they come in any
+  /// order.
+  func judgeDiscards() {
+    guard let announced = announcedDiscards, let named = namedDiscards else { return }
+    announcedDiscards = nil
+    pending.append(
+      announced == named
+        ? .discardsApplied
+        : .discardFailed(
+          Refusal(
+            .protocolViolation,
+            "the source announced \(announced.rawValue) stale pages and named "
+              + "\(named.rawValue)")))
   }
 
   private func write(_ record: DestinationRecord) {

@@ -43,6 +43,10 @@ extension DestinationSession {
       deviceState = bytes
       deviceStateByteCount = bytes.count
       handle(.deviceStateReceived)
+    case .discarded(let pageCount):
+      namedDiscards = pageCount
+      judgeDiscards()
+      drain()
     case .pushFinished: break
     case .allResident:
       askGuest()

@@ -129,7 +129,9 @@ extension DestinationSession {
 
   /// This host can hold the guest, before anything of it is touched: later, lack of memory makes
   /// its vCPUs wait.
-  private static func requireRoom(_ vm: AttachedVM) throws(Refusal) {
+  private static func requireRoom(
+    _ vm: AttachedVM, stagesSeeds: Bool = false
+  ) throws(Refusal) {
     var host = HostCapabilities.probe()
     if case .available = host.userfaultfd {
     } else {
@@ -140,7 +142,7 @@ extension DestinationSession {
       image: vm.layout,
       memory: vm.memory.memoryKinds.contains(.shared) ? .sharedMemory : .privateMemory, host: host,
       vmmGroupAvailable: Preflight.availableByteCount(
-        inGroupOf: vm.memory.process.identity.pid))
+        inGroupOf: vm.memory.process.identity.pid), stagesSeeds: stagesSeeds)
     guard let first = refusals.first else { return }
     throw Refusal(first.code, refusals.map(\.reason).joined(separator: "; "))
   }
@@ -159,6 +161,7 @@ extension DestinationSession {
     _ vm: AttachedVM, _ session: SessionID
   ) throws(Refusal) -> DestinationDataPlane {
     let states: MappedPageStates
+    if mode?.hasSeedRounds == true { try Self.requireRoom(vm, stagesSeeds: true) }
     do throws(StateError) {
       try configuration.directory.prepare(session: session)
       preparedSession = session
@@ -189,6 +192,8 @@ extension DestinationSession {
     do throws(DataPlaneError) {
       return try DestinationDataPlane(
         memory: vm.memory, ledger: ledger, session: session,
+        // To a later process, what was seeded is missing.
+        takesSeeds: mode?.hasSeedRounds == true && !isRecovered,
         heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds,
         faultPlacement: configuration.faultPlacement,
         bulkPlacement: configuration.bulkPlacement)

@@ -190,6 +190,9 @@ public final class DestinationSession {
   var dialNumber: UInt32 = 0
   var deviceState: [UInt8] = []
   var deviceStateByteCount = 0
+  /// Stale seeds, as FROZEN counted them and as they were named on bulk, until both are here.
+  var announcedDiscards: PageCount?
+  var namedDiscards: PageCount?
   var guestAtStart: VMMStatus?
   var guestAtEnd: VMMStatus?
   var mode: MigrationMode?

@@ -5,7 +5,7 @@ internal import System
 internal import UFFD
 
 extension PageInstaller {
-  /// Answers a fault on a page that the source is not needed for: zeros, poison, or a wake.
+  /// Answers a fault on a page that the source is not needed for: zeros, poison, a seed, or a wake.
   func resolve(_ page: Int) throws(UFFDError) -> FillProgress {
     try filling.withLock { filling throws(UFFDError) in
       var progress = FillProgress(remaining: page..<page + 1)
@@ -14,6 +14,7 @@ extension PageInstaller {
       case .missing, .requested: progress.remaining = page + 1..<page + 1
       case .zero, .removed, .present: try zero(&progress, &filling)
       case .poisoned: try poison(&progress, &filling)
+      case .staged: try fillStaged(&progress, page..<page + 1, &filling)
       }
       progress.completesImage = filling.announcesCompletion()
       return progress
@@ -135,7 +136,7 @@ extension PageInstaller {
   }
 
   /// Marks what a fill of `wanted` has achieved; answers how many pages it installed.
-  private func advance(
+  func advance(
     _ progress: inout FillProgress, past wanted: Range<Int>, _ outcome: RangeOutcome,
     _ entry: HostRegionMap.Entry, _ filling: inout Filling
   ) throws(UFFDError) -> Int {
@@ -154,7 +155,7 @@ extension PageInstaller {
       // What is there is the poison: content would never come for it, and must not be believed in.
       case .poisoned: break
       case .present: filling.installed(page)
-      case .missing, .requested, .zero, .removed:
+      case .missing, .requested, .zero, .removed, .staged:
         filling.statistics.foundPresentPageCount += 1
         filling.installed(page)
       }

@@ -80,7 +80,7 @@ extension PageInstaller {
     case .refillOrWake:
       filling.statistics.repeatedFaultCount += 1
       batch.append(fill: page)
-    case .zeroFill, .poison:
+    case .zeroFill, .poison, .stageFill:
       batch.append(fill: page)
     }
   }

@@ -24,6 +24,8 @@ struct FillProgress: Sendable {
   var remaining: Range<Int>
   /// What is in its way; nil when it is done.
   var obstacle: FillObstacle?
+  /// Pages that were staged are missing again: the source has to be asked for them.
+  var hasLostSeeds = false
   /// Whether nothing is awaited from the source any more. True for one fill only.
   var completesImage = false
 }
@@ -47,6 +49,8 @@ final class PageInstaller: Sendable {
   /// One huge page of zeros where the image has huge pages: they have no ZEROPAGE.
   let zeros: [UInt8]
   let filling: Lock<Filling>
+  /// Where seeds wait; nil where none come.
+  let stage: Stage?
   private let demandLatency = LatencyRecorder()
 
   /// What the fill lock guards.
@@ -55,6 +59,11 @@ final class PageInstaller: Sendable {
     var demands = DemandTable()
     var statistics = DataPlaneStatistics()
     var hasAnnouncedCompletion = false
+    /// Pages whose last seed was zeros; nil where no seeds come. They become `zero` when no seed
+    /// can come any more: until then the page-state file knows nothing of them.
+    var zeroSeeds: PageBitmap?
+    /// Whether seeds and discards may still come.
+    var takesSeeds: Bool
     let demandLatency: LatencyRecorder
 
     mutating func installed(_ pages: Range<Int>) {
@@ -73,7 +82,7 @@ final class PageInstaller: Sendable {
 
     /// True once, when the last awaited page was settled.
     mutating func announcesCompletion() -> Bool {
-      guard ledger.isComplete, !hasAnnouncedCompletion else { return false }
+      guard ledger.isComplete, !takesSeeds, !hasAnnouncedCompletion else { return false }
       hasAnnouncedCompletion = true
       return true
     }
@@ -81,14 +90,19 @@ final class PageInstaller: Sendable {
 
   init(
     document: AttachDocument, kinds: [MemoryKind], userfault: UserfaultHandle,
-    ledger: sending PageLedger<MappedPageStates>
+    ledger: sending PageLedger<MappedPageStates>, stage: Stage? = nil
   ) {
+    self.stage = stage
     map = HostRegionMap(document, kinds: kinds)
     layout = document.layout
     self.userfault = userfault
     let hasHugePages = document.layout.regions.contains { $0.pageSize == .huge }
     zeros = [UInt8](repeating: 0, count: hasHugePages ? PageSize.huge.byteCount : 0)
-    filling = Lock(Filling(ledger: ledger, demandLatency: demandLatency))
+    let pageCount = Int(document.layout.totalPageCount.rawValue)
+    filling = Lock(
+      Filling(
+        ledger: ledger, zeroSeeds: stage.map { _ in PageBitmap(pageCount: pageCount) },
+        takesSeeds: stage != nil, demandLatency: demandLatency))
   }
 
   /// A consistent copy of the counters.
@@ -102,15 +116,17 @@ final class PageInstaller: Sendable {
     return statistics
   }
 
-  /// Whether no page is missing or asked for.
+  /// Whether no page is missing, asked for or staged.
   var isComplete: Bool { filling.withLock { $0.ledger.isComplete } }
 
   /// The state of a page by its flat index.
   func state(ofPage page: Int) -> PageState { filling.withLock { $0.ledger[page] } }
 
-  /// Pages that are missing or asked for.
-  var awaitedPageCount: Int {
-    filling.withLock { $0.ledger.count(of: .missing) + $0.ledger.count(of: .requested) }
+  /// Pages that are missing, asked for, or staged.
+  var unsettledPageCount: Int {
+    filling.withLock { filling in
+      PageState.allCases.reduce(0) { $1.isSettled ? $0 : $0 + filling.ledger.count(of: $1) }
+    }
   }
 
   /// Lets every waiter of every region try again.

@@ -43,6 +43,11 @@ final class PlaneParts: Sendable {
     sweepWindowPageCount = hasHugePages ? 2 : 64
   }
 
+  /// No seed comes any more.
+  func endSeeds() {
+    if installer.endSeeds() { events.sayOnce(.allResident, .allResident) }
+  }
+
   /// Every connection of a link has brought everything: the search for what is missing begins.
   func notePushFinished() {
     events.sayOnce(.pushFinished, .pushFinished)
@@ -69,6 +74,8 @@ final class PlaneParts: Sendable {
   /// Says what a fill ran into; true when the fill is to be given up.
   func report(_ progress: FillProgress) -> Bool {
     if progress.completesImage { events.sayOnce(.allResident, .allResident) }
+    // Before that, the search at the push's end finds them.
+    if progress.hasLostSeeds, events.hasSaid(.pushFinished) { inbox.post(.sweepMissing) }
     guard let obstacle = progress.obstacle, obstacle != .retry else { return false }
     let entry = installer.map.entry(holding: progress.remaining.lowerBound)
     let start = PageIndex(progress.remaining.lowerBound - entry.firstFlatIndex)

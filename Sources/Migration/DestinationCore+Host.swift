@@ -50,7 +50,7 @@ extension DestinationCore {
       if isOverrun { return }
       invariant(state == .loading, "the VMM loads only what it was told to")
       times.loaded = now
-      if mode == .quick && !isAllResident {
+      if mode.fillsBeforeRun && !isAllResident {
         state = .filling
       } else {
         sayPrepared(now, into: &effects)

@@ -7,7 +7,7 @@ public enum DestinationState: UInt8, CaseIterable, Hashable, Sendable {
   case dialing
   /// OPENED is being written.
   case opening
-  /// READY was said; every fault is parked. Seed rounds will have their state behind this one.
+  /// READY was said; every fault is parked. Seeds of a VM that still runs may come.
   case ready
   /// Stale seeded pages are being dropped.
   case discarding

@@ -15,6 +15,8 @@ public enum FaultAnswer: Hashable, Sendable {
   case refillOrWake
   /// Poisoned at the source: POISON again; EEXIST ⇒ wake.
   case poison
+  /// Seeded: COPY from the stage, then `installed`; EEXIST ⇒ wake.
+  case stageFill
 }
 
 /// What a REMOVE event changed.
@@ -51,6 +53,9 @@ public enum PageStateError: Error, Hashable, Sendable {
 ///       ▼                    │                                         ▲
 ///      zero ─────────────────┼──── fault ⇒ ZEROPAGE ───────────────────╯
 ///    missing, requested, present, zero, poisoned ── REMOVE (private) ──▶ removed ── fault ⇒ zeros
+///
+///    before faults are answered:     missing ⇄ staged ⇄ zero      (seeds, discards)
+///    then:                           staged ── COPY from the stage ──▶ present
 /// ```
 ///
 /// Whoever holds the *fill lock* calls it: reading events and marking them excludes every check,
@@ -60,7 +65,7 @@ public enum PageStateError: Error, Hashable, Sendable {
 /// `missing` for a page that is there; EEXIST on the next fill puts that right (P2).
 public struct PageLedger<Store: PageStateStore & ~Copyable>: ~Copyable {
   @usableFromInline var states: Store
-  @usableFromInline var counts: [6 of Int]
+  @usableFromInline var counts: [7 of Int]
 
   /// A ledger for a fresh session: every byte of the store must be `missing`.
   @inlinable
@@ -79,19 +84,20 @@ public struct PageLedger<Store: PageStateStore & ~Copyable>: ~Copyable {
   /// A ledger over states that an earlier process recorded.
   ///
   /// Recorded requests become missing: whoever waited is woken (UFFDIO_WAKE over every range) and
-  /// faults again. The two disagreements with the kernel heal at the first touch: recorded missing
-  /// but there ⇒ EEXIST ⇒ present; recorded present but absent ⇒ the guest removed it ⇒
-  /// `refillOrWake` gives zeros, and the source's old bytes are never fetched again.
+  /// faults again. What was staged is lost with its process, and missing as well. The two
+  /// disagreements with the kernel heal at the first touch: recorded missing but there ⇒ EEXIST ⇒
+  /// present; recorded present but absent ⇒ the guest removed it ⇒ `refillOrWake` gives zeros, and
+  /// the source's old bytes are never fetched again.
   @inlinable
   public init(recovering store: consuming Store) throws(PageStateError) {
     var store = store
-    var counts: [6 of Int] = .init(repeating: 0)
+    var counts: [7 of Int] = .init(repeating: 0)
     for flatIndex in 0..<store.pageCount {
       let byte = store.load(flatIndex)
       guard var state = PageState(rawValue: byte) else {
         throw .invalidByte(flatIndex: flatIndex, byte: byte)
       }
-      if state == .requested {
+      if state == .requested || state == .staged {
         state = .missing
         store.store(state.rawValue, at: flatIndex)
       }
@@ -109,9 +115,11 @@ public struct PageLedger<Store: PageStateStore & ~Copyable>: ~Copyable {
   @inlinable
   public func count(of state: PageState) -> Int { counts[Int(state.rawValue)] }
 
-  /// Nothing is awaited from the source any more (P4). Staged pages would not count.
+  /// Everything is installed, or needs no installing (P4). Staged pages are not.
   @inlinable
-  public var isComplete: Bool { count(of: .missing) == 0 && count(of: .requested) == 0 }
+  public var isComplete: Bool {
+    count(of: .missing) == 0 && count(of: .requested) == 0 && count(of: .staged) == 0
+  }
 
   /// The page's state.
   @inlinable
@@ -138,6 +146,7 @@ extension PageLedger where Store: ~Copyable {
     case .present: return .refillOrWake
     case .zero, .removed: return .zeroFill
     case .poisoned: return .poison
+    case .staged: return .stageFill
     }
   }
 
@@ -180,18 +189,43 @@ extension PageLedger where Store: ~Copyable {
   ///
   /// Requested ones stay requested and are counted in the result: a vCPU waits, so ZEROPAGE them
   /// now (`nextRequestedRun`) and call `installed`. All other pages keep their state: one that is
-  /// here already may have been written by the guest.
+  /// here already may have been written by the guest. A seed says nothing else, or is overruled.
   @inlinable
   public mutating func zeroArrived(_ range: Range<Int>) -> Int {
     var waiterCount = 0
     for flatIndex in range {
       switch self[flatIndex] {
-      case .missing: set(.zero, at: flatIndex)
+      case .missing, .staged: set(.zero, at: flatIndex)
       case .requested: waiterCount += 1
       case .present, .zero, .removed, .poisoned: break
       }
     }
     return waiterCount
+  }
+
+  /// Seeds of these pages lie in the stage now.
+  ///
+  /// For the time before faults are answered, as `seededZero` and `discarded`: pages are missing,
+  /// zero or staged then. One that is anything else keeps its state, and no seed touches it.
+  @inlinable
+  public mutating func staged(_ range: Range<Int>) { seed(range, as: .staged) }
+
+  /// These pages read as zeros at the source when they were seeded.
+  @inlinable
+  public mutating func seededZero(_ range: Range<Int>) { seed(range, as: .zero) }
+
+  /// The seeds of these pages are stale: they are missing again (P3).
+  @inlinable
+  public mutating func discarded(_ range: Range<Int>) { seed(range, as: .missing) }
+
+  @inlinable
+  mutating func seed(_ range: Range<Int>, as state: PageState) {
+    for flatIndex in range {
+      switch self[flatIndex] {
+      case .missing, .zero, .staged: set(state, at: flatIndex)
+      case .requested, .present, .removed, .poisoned: break
+      }
+    }
   }
 
   /// A REMOVE event was read for the range.

@@ -14,14 +14,22 @@ public enum PageState: UInt8, CaseIterable, Hashable, Sendable {
   case removed = 4
   /// The source's memory was poisoned here, and POISON is installed.
   case poisoned = 5
+  /// Seeded before the freeze and still right: its content lies in this process, to be installed
+  /// from there. It does not outlive the process; then the page is missing.
+  case staged = 6
 
   /// How many states there are.
   @inlinable
-  public static var count: Int { 6 }
+  public static var count: Int { 7 }
 
-  /// Whether the source's content is still wanted: only these pages may be filled.
+  /// Whether the source's content is still wanted: only these pages may be filled with what the
+  /// source sends.
   @inlinable
   public var isAwaited: Bool { self == .missing || self == .requested }
+
+  /// Whether the page is settled even if our process ends now.
+  @inlinable
+  public var isSettled: Bool { !isAwaited && self != .staged }
 }
 
 /// What kind of memory a region is: it decides what a REMOVE event means.

@@ -11,13 +11,15 @@ extension SourceCore {
     cause = cause ?? reason
     switch state {
     case .opening: finish(.refused, into: &effects)
-    case .preparing:
+    case .preparing, .seeding:
+      if mode.hasSeedRounds { effects.append(.endSeeding) }
       sendAbort(into: &effects)
       settle(now, into: &effects)
     case .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff:
       state = .resuming
       effects.append(.cancelTimer(.handOver))
       effects.append(.endServing)
+      if mode.hasSeedRounds { effects.append(.endSeeding) }
       effects.append(.resumeVM)
       sendAbort(into: &effects)
     case .handedOff, .serving, .completing, .lingering, .revoking, .recordingResume, .resuming,
@@ -116,7 +118,7 @@ extension SourceCore {
   ) {
     let refusal = Refusal(.protocolViolation, rule)
     switch state {
-    case .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
+    case .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
       abandon(refusal, now, into: &effects)
     case .opening, .handingOff, .handedOff, .serving, .completing, .lingering, .revoking,
       .recordingResume, .resuming, .awaitingAborted, .finished:

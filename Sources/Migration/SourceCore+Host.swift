@@ -1,8 +1,37 @@
 internal import Pages
 internal import Wire
 
-/// What comes from our own host: VMM, journal, memory, operator, timers.
+/// What comes from our own host: seeder, VMM, journal, memory, operator, timers.
 extension SourceCore {
+  mutating func seeded(_ now: Instant, into effects: inout EffectQueue<SourceEffect>) {
+    // Overtaken by the loss of the link: the rounds go on over the next one.
+    guard state == .seeding else { return }
+    freeze(now, into: &effects)
+  }
+
+  mutating func seedingFailed(
+    _ reason: Refusal, _ now: Instant, into effects: inout EffectQueue<SourceEffect>
+  ) {
+    switch state {
+    case .preparing, .seeding: abandon(reason, now, into: &effects)
+    // The last look at what was written is part of the pause, and fails with it.
+    case .opening, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff, .handedOff,
+      .serving, .completing, .lingering, .revoking, .recordingResume, .resuming, .awaitingAborted,
+      .finished:
+      break
+    }
+  }
+
+  /// Stops the VM: the blackout begins.
+  mutating func freeze(_ now: Instant, into effects: inout EffectQueue<SourceEffect>) {
+    state = .pausing
+    times.freeze = now
+    effects.append(.pauseVM)
+    if let nanoseconds = limits.handOverNanoseconds {
+      arm(.handOver, after: nanoseconds, now, into: &effects)
+    }
+  }
+
   mutating func vmm(
     _ event: SourceVMMEvent, _ now: Instant, into effects: inout EffectQueue<SourceEffect>
   ) {
@@ -46,7 +75,7 @@ extension SourceCore {
     state = .frozen
     effects.append(.beginServing)
     send(.frozen(epoch: epoch, discardPageCount: discardPageCount), into: &effects)
-    if mode == .quick { effects.append(.beginPush) }
+    if mode.fillsBeforeRun { effects.append(.beginPush) }
   }
 
   private mutating func deviceStateSaved(
@@ -82,7 +111,8 @@ extension SourceCore {
     case .revoking: undo(reason, into: &effects)
     case .handedOff, .serving, .completing: contain(into: &effects)
     case .lingering: effects.append(.disableVM)
-    case .opening, .preparing, .recordingResume, .resuming, .awaitingAborted, .finished: break
+    case .opening, .preparing, .seeding, .recordingResume, .resuming, .awaitingAborted, .finished:
+      break
     }
   }
 
@@ -123,7 +153,7 @@ extension SourceCore {
     case .go:
       state = .handedOff
       send(.go(epoch: epoch.advanced(by: 1)), into: &effects)
-      if mode == .postCopy { effects.append(.beginPush) }
+      if !mode.fillsBeforeRun { effects.append(.beginPush) }
       if !isLinkUp { armGiveUp(now, into: &effects) }
     case .park:
       state = .handedOff
@@ -171,7 +201,7 @@ extension SourceCore {
     _ reason: Refusal, _ now: Instant, into effects: inout EffectQueue<SourceEffect>
   ) {
     switch state {
-    case .opening, .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
+    case .opening, .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
       abandon(reason, now, into: &effects)
     case .handingOff: decide(.park, reason)
     case .handedOff, .serving, .revoking: park(reason, into: &effects)
@@ -190,7 +220,7 @@ extension SourceCore {
   mutating func operatorAbort(_ now: Instant, into effects: inout EffectQueue<SourceEffect>) {
     let reason = Refusal(.operatorRequest, "stopped by the operator")
     switch state {
-    case .opening, .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
+    case .opening, .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
       abandon(reason, now, into: &effects)
     case .handingOff, .handedOff, .serving, .revoking:
       if hasRefusedStop { return operatorPark(now, into: &effects) }
@@ -211,7 +241,7 @@ extension SourceCore {
   mutating func operatorPark(_ now: Instant, into effects: inout EffectQueue<SourceEffect>) {
     let reason = Refusal(.operatorRequest, "parked by the operator")
     switch state {
-    case .opening, .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
+    case .opening, .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
       abandon(reason, now, into: &effects)
     case .handingOff: decide(.park, reason)
     case .handedOff, .serving, .revoking: park(reason, into: &effects)
@@ -236,6 +266,8 @@ extension SourceCore {
       abandon(reason, now, into: &effects)
     case (.linger, .awaitingAborted): finish(.aborted, into: &effects)
     case (.linger, .lingering): finish(.completed, into: &effects)
+    case (.giveUp, .preparing):
+      if !isLinkUp { abandon(reason, now, into: &effects) }
     case (.giveUp, .handedOff), (.giveUp, .serving), (.giveUp, .revoking):
       if !isLinkUp { park(reason, into: &effects) }
     // Run out just before it was disarmed.

@@ -48,7 +48,7 @@ extension SourceCore {
       effects.append(
         .disconnect(
           Refusal(.session, "the destination's journal does not fit this session's state")))
-    case (.opening, _), (.pausing, _), (.frozen, _), (.saving, _), (.saved, _),
+    case (.opening, _), (.seeding, _), (.pausing, _), (.frozen, _), (.saving, _), (.saved, _),
       (.preparedUnsaved, _), (.finished, _):
       invariantBroken("a frozen source does not outlive its link before the hand-off")
     }
@@ -64,8 +64,14 @@ extension SourceCore {
     isLinkFinal = isLinkFinal || isFinal
     switch state {
     case .opening: break
-    case .preparing:
-      if isFinal { abandon(reason, now, into: &effects) }
+    case .preparing, .seeding:
+      if isFinal { return abandon(reason, now, into: &effects) }
+      // The rounds go on when the destination is back. It does not wait for ever, and nor do we:
+      // nobody else is let in meanwhile.
+      state = .preparing
+      if times.seeding != nil {
+        arm(.giveUp, after: limits.giveUpRoundsNanoseconds, now, into: &effects)
+      }
     case .pausing, .frozen, .saving, .saved, .preparedUnsaved:
       abandon(reason, now, into: &effects)
     case .handingOff:
@@ -120,14 +126,13 @@ extension SourceCore {
   private mutating func ready(_ now: Instant, into effects: inout EffectQueue<SourceEffect>) {
     switch state {
     case .preparing:
-      state = .pausing
-      times.freeze = now
-      effects.append(.pauseVM)
-      if let nanoseconds = limits.handOverNanoseconds {
-        arm(.handOver, after: nanoseconds, now, into: &effects)
-      }
+      guard mode.hasSeedRounds else { return freeze(now, into: &effects) }
+      state = .seeding
+      times.seeding = times.seeding ?? now
+      effects.append(.beginSeeding)
     // Said again after a reconnect, or late.
-    case .opening, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff, .handedOff,
+    case .opening, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff,
+      .handedOff,
       .serving, .completing, .lingering, .revoking, .recordingResume, .resuming, .awaitingAborted,
       .finished:
       break
@@ -140,7 +145,7 @@ extension SourceCore {
       times.discarded = now
       state = .saving
       effects.append(.saveDeviceState)
-    case .opening, .preparing, .pausing:
+    case .opening, .preparing, .seeding, .pausing:
       violated("DISCARDED came before FROZEN", now, into: &effects)
     case .saving, .saved, .preparedUnsaved, .handingOff, .handedOff, .serving, .completing,
       .lingering, .revoking, .recordingResume, .resuming, .awaitingAborted, .finished:
@@ -156,7 +161,7 @@ extension SourceCore {
     case .saved:
       times.prepared = now
       handOff(into: &effects)
-    case .opening, .preparing, .pausing, .frozen:
+    case .opening, .preparing, .seeding, .pausing, .frozen:
       violated("PREPARED came before any device state", now, into: &effects)
     case .preparedUnsaved, .handingOff, .handedOff, .serving, .completing, .lingering, .revoking,
       .recordingResume, .resuming, .awaitingAborted, .finished:
@@ -175,8 +180,8 @@ extension SourceCore {
       times.destinationPause = pause
       destinationRuns(into: &effects)
     case .serving, .completing, .lingering, .finished: break
-    case .opening, .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff,
-      .revoking, .recordingResume, .resuming, .awaitingAborted:
+    case .opening, .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved,
+      .handingOff, .revoking, .recordingResume, .resuming, .awaitingAborted:
       violated("RAN came without GO", now, into: &effects)
     }
   }
@@ -200,8 +205,8 @@ extension SourceCore {
     case .lingering:
       send(.completeAcknowledged(epoch: epoch.advanced(by: 1)), into: &effects)
     case .completing, .finished: break
-    case .opening, .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff,
-      .revoking, .recordingResume, .resuming, .awaitingAborted:
+    case .opening, .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved,
+      .handingOff, .revoking, .recordingResume, .resuming, .awaitingAborted:
       violated("COMPLETE came without GO", now, into: &effects)
     }
   }
@@ -211,7 +216,7 @@ extension SourceCore {
     _ reason: Refusal, _ now: Instant, into effects: inout EffectQueue<SourceEffect>
   ) {
     switch state {
-    case .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
+    case .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
       hasPeerAborted = true
       abandon(reason, now, into: &effects)
     case .handingOff:
@@ -234,7 +239,7 @@ extension SourceCore {
     _ reason: Refusal, _ now: Instant, into effects: inout EffectQueue<SourceEffect>
   ) {
     switch state {
-    case .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
+    case .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved:
       abandon(reason, now, into: &effects)
     case .handingOff: decide(.park, reason)
     case .handedOff, .serving, .revoking: park(reason, into: &effects)

@@ -5,8 +5,10 @@ public import Wire
 public enum SourceState: UInt8, CaseIterable, Hashable, Sendable {
   /// OPENED is being written; nobody may dial yet.
   case opening
-  /// The VM runs; the destination attaches. Seed rounds will have their state behind this one.
+  /// The VM runs; the destination attaches.
   case preparing
+  /// The VM runs; its memory is sent, round after round.
+  case seeding
   /// The VM is being stopped.
   case pausing
   /// Stopped, memory final and served; the destination discards.
@@ -44,8 +46,9 @@ public enum SourceState: UInt8, CaseIterable, Hashable, Sendable {
 ///
 /// ```
 /// opening → preparing → pausing → frozen → saving → saved or preparedUnsaved → handingOff
-///               │          ╰─────────┴────────┴─── any failure ──╮              │ durable
-///               ▼                                                ▼              ▼
+///             │  ⇅  ╰ seeding ▲ ╰────┴────────┴─── any failure ──╮              │ durable
+///             │     rounds ───╯                                  │              │
+///             ▼                                                  ▼              ▼
 ///        awaitingAborted ◀──────────────────────────────────  resuming      handedOff
 ///                                                                ▲           │     │ RAN
 /// handingOff ─ unclear ─▶ revoking ─ ABORTED ─▶ recordingResume ─╯           │     ▼
@@ -165,8 +168,8 @@ public struct SourceCore: Sendable {
   public var isHandedOff: Bool {
     switch state {
     case .handedOff, .serving, .completing, .lingering: true
-    case .opening, .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff,
-      .revoking, .recordingResume, .resuming, .awaitingAborted, .finished:
+    case .opening, .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved,
+      .handingOff, .revoking, .recordingResume, .resuming, .awaitingAborted, .finished:
       false
     }
   }
@@ -178,6 +181,7 @@ public struct SourceCore: Sendable {
       effects.append(.journal(.opened(session: session, epoch: epoch, mode: mode)))
     case .resuming:
       effects.append(.listen)
+      if mode.hasSeedRounds { effects.append(.endSeeding) }
       effects.append(.resumeVM)
     case .handedOff, .serving:
       if isFoundRunning { return contain(into: &effects) }
@@ -191,7 +195,7 @@ public struct SourceCore: Sendable {
       effects.append(.releaseMemory)
       arm(.linger, after: limits.lingerNanoseconds, now, into: &effects)
     case .finished: finish(.aborted, into: &effects)
-    case .preparing, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff,
+    case .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff,
       .completing, .revoking, .recordingResume, .awaitingAborted:
       invariantBroken("a core is started once, in a state that its journal can hold")
     }
@@ -208,6 +212,8 @@ public struct SourceCore: Sendable {
     case .linkDown(let isFinal, let reason):
       linkDown(isFinal: isFinal, reason, now, into: &effects)
     case .received(let message): received(message, now, into: &effects)
+    case .seeded: seeded(now, into: &effects)
+    case .seedingFailed(let reason): seedingFailed(reason, now, into: &effects)
     case .vmm(let event): vmm(event, now, into: &effects)
     case .journal(.durable(let record)): durable(record, now, into: &effects)
     case .journal(.failed(let record, let mayBeDurable, let reason)):

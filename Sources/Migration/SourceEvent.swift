@@ -9,6 +9,10 @@ public enum SourceEvent: Hashable, Sendable {
   case linkDown(isFinal: Bool, Refusal)
   /// A control message arrived on the urgent connection.
   case received(ControlMessage)
+  /// The rounds have come to an end, and what they sent has been taken in: time to switch.
+  case seeded
+  /// Memory can be seeded no longer: what is written to it is not seen any more.
+  case seedingFailed(Refusal)
   /// The VMM answered, or did something by itself.
   case vmm(SourceVMMEvent)
   /// The journal's answer to `SourceEffect.journal`.
@@ -62,7 +66,7 @@ public enum SourceTimer: UInt8, CaseIterable, Hashable, Sendable {
   case handOver
   /// How long the destination may take to be reached and to answer when the session is over.
   case linger
-  /// From the loss of the link after the hand-off to the verdict *parked*.
+  /// From the loss of the link to the verdict: *aborted* in rounds, *parked* after the hand-off.
   case giveUp
 }
 
@@ -74,13 +78,16 @@ public struct SourceLimits: Hashable, Sendable {
   public var lingerNanoseconds: UInt64
   /// Link loss to *parked*; nil waits for ever.
   public var giveUpNanoseconds: UInt64?
+  /// Link loss in rounds to *aborted*.
+  public var giveUpRoundsNanoseconds: UInt64
 
   /// Limits with all their parts. The hand-over's default is above any sane load of device state,
-  /// the linger's above a reconnect.
+  /// the linger's above a reconnect, and that for rounds above what a destination waits.
   public init(
     handOverNanoseconds: UInt64? = 30_000_000_000, lingerNanoseconds: UInt64 = 5_000_000_000,
-    giveUpNanoseconds: UInt64? = nil
+    giveUpNanoseconds: UInt64? = nil, giveUpRoundsNanoseconds: UInt64 = 30_000_000_000
   ) {
+    self.giveUpRoundsNanoseconds = giveUpRoundsNanoseconds
     self.handOverNanoseconds = handOverNanoseconds
     self.lingerNanoseconds = lingerNanoseconds
     self.giveUpNanoseconds = giveUpNanoseconds
@@ -95,6 +102,11 @@ public enum SourceEffect: Hashable, Sendable {
   case journalLazily(SourceRecord)
   /// Accept the destination from now on.
   case listen
+  /// Begin rounds of seeds, or go on with them over a new link. Answered by `SourceEvent.seeded` or
+  /// `.seedingFailed`; the loss of the link ends it without an answer.
+  case beginSeeding
+  /// Seed no more, and let the VM run without anybody watching what it writes.
+  case endSeeding
   /// Stop the VM. Answered.
   case pauseVM
   /// Let the VM run, also when it runs already. Answered.
@@ -127,6 +139,8 @@ public enum SourceEffect: Hashable, Sendable {
 
 /// Moments of the hand-over on the source's clock, for the report. nil has not happened.
 public struct SourceTimes: Hashable, Sendable {
+  /// The first round began.
+  public internal(set) var seeding: Instant?
   /// The pause was asked for: the blackout begins.
   public internal(set) var freeze: Instant?
   /// The VM was stopped.

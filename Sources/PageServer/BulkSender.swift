@@ -4,8 +4,8 @@ internal import System
 internal import Uring
 internal import Wire
 
-/// Owns one bulk connection: zero map, device state, then pushes, as far as the destination's
-/// credit goes.
+/// Owns one bulk connection: seeds; then zero map, device state and pushes, as far as the
+/// destination's credit goes.
 struct BulkSender: ~Copyable {
   /// Two of the largest frames that a destination sends here, pieces of the resident map.
   private static let receiveByteCount =
@@ -27,7 +27,8 @@ struct BulkSender: ~Copyable {
   private var isFinished = false
   /// The map, on the first bulk connection until it is done.
   private var absentMap: AbsentMap?
-  private let isFirst: Bool
+  private let position: Int
+  private var isFirst: Bool { position == 0 }
   /// Until then the map goes before the device state.
   private var mapFirstUntil: Instant?
 
@@ -40,8 +41,8 @@ struct BulkSender: ~Copyable {
     self.connection = connection
     self.wake = wake
     self.servingGate = servingGate
-    isFirst = context.addBulk(wake) == 0
-    absentMap = isFirst ? AbsentMap(layout: context.layout) : nil
+    position = context.addBulk(wake)
+    absentMap = position == 0 ? AbsentMap(layout: context.layout) : nil
     frameGate = .session(
       from: .destination, on: .bulk, session: context.session, layout: context.layout)
     self.loader = loader
@@ -64,11 +65,13 @@ struct BulkSender: ~Copyable {
 
   /// Does the most urgent piece of work; false when there is none now.
   private mutating func work() throws(LinkFailure) -> Bool {
-    guard servingGate.current == .open, !context.memoryLost, !context.stopping else {
-      return false
-    }
+    guard !context.memoryLost, !context.stopping else { return false }
     do throws(ServeError) {
+      if try sendSeeds() { return true }
+      guard servingGate.current == .open else { return false }
       if isFirst {
+        // Nothing of the guest's is read there before its stale pages are gone.
+        if try sendDiscards() { return true }
         let isMapFirst = mapGoesFirst()
         if isMapFirst { return try sendMapStep() }
         if try sendDeviceState() { return true }
@@ -86,6 +89,58 @@ struct BulkSender: ~Copyable {
         return false
       }
     }
+  }
+
+  // MARK: Seeds
+
+  /// Sends a run of the round, or its end; false when there is neither.
+  private mutating func sendSeeds() throws(ServeError) -> Bool {
+    if let run = context.seeds.next() {
+      do throws(MemoryError) {
+        // The VM runs: what is read here is a copy that nobody changes any more, and what is
+        // written meanwhile is in the log.
+        try loader.load(run)
+      } catch {
+        throw .memory(error)
+      }
+      let flat = context.layout.flatRange(of: run)
+      let sentCount = try sendLoaded(for: .seed)
+      context.seeds.skip(flat.lowerBound + sentCount..<flat.upperBound)
+      for page in loader.poisonedPages {
+        context.seeds.skip(flat.lowerBound + page..<flat.lowerBound + page + 1)
+      }
+      return true
+    }
+    guard let round = context.seeds.takeEnd(on: position) else { return false }
+    try transmit(SeedRound.endFrame(round, session: context.session.shortID).rawBytes)
+    return true
+  }
+
+  /// Names the stale seeds, all of them; false when there are none.
+  private func sendDiscards() throws(ServeError) -> Bool {
+    guard let stale = context.discards.withLock({ $0.take() }) else { return false }
+    var runs: [PageRun] = []
+    var left = stale.setCount
+    for region in context.layout.regions {
+      let first = context.layout.flatIndex(
+        of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
+      let end = first + Int(region.pageCount.rawValue)
+      var flat = first
+      while let run = stale.nextRun(from: flat, before: end, limit: end - first) {
+        runs.append(
+          PageRun(
+            region: region.index, start: PageIndex(run.lowerBound - first),
+            count: PageCount(run.count)))
+        flat = run.upperBound
+        left -= run.count
+        guard runs.count == WireLimits.maximumZeroMapRunCount || left == 0 else { continue }
+        let frame = RunMap.discard.encodedFrame(
+          runs[...], isLast: left == 0, session: context.session.shortID)
+        try transmit(frame.rawBytes)
+        runs.removeAll(keepingCapacity: true)
+      }
+    }
+    return true
   }
 
   // MARK: Map and device state
@@ -120,7 +175,7 @@ struct BulkSender: ~Copyable {
         context.counters.toldAbsent(pageCount: claimed)
         context.counters.claimed(pageCount: claimed)
       }
-      try transmit(ZeroMap.encodedFrame(runs[...], session: context.session.shortID).rawBytes)
+      try transmit(RunMap.zero.encodedFrame(runs[...], session: context.session.shortID).rawBytes)
     }
     if !map.isFinished { absentMap = map }
     return true
@@ -161,7 +216,7 @@ struct BulkSender: ~Copyable {
       let part = PageRun(
         region: run.region, start: run.start.advanced(by: PageCount(page)),
         count: PageCount(end - page))
-      if try load(part) { try sendLoaded() }
+      if try load(part) { try sendLoaded(for: .push) }
       page = end
     }
   }
@@ -180,26 +235,36 @@ struct BulkSender: ~Copyable {
     }
   }
 
-  private mutating func sendLoaded() throws(ServeError) {
+  /// Sends what was loaded; how many pages that was, from the front on: all of them, unless they
+  /// are seeds of a round that was stopped.
+  @discardableResult
+  private mutating func sendLoaded(for purpose: PagePurpose) throws(ServeError) -> Int {
     var page = 0
     while page < loader.pageCount {
       var segment = loader.segment(from: page)
+      if segment.kind == .poisoned, purpose == .seed {
+        page += segment.pageCount
+        continue
+      }
       if segment.kind == .content {
-        let affordable = try waitForCredit(pageByteCount: loader.pageByteCount)
+        let affordable = try waitForCredit(for: purpose)
+        if affordable == 0 { return page }
         segment = loader.segment(from: page, limit: affordable)
         let byteCount = UInt64(segment.pageCount * loader.pageByteCount)
         spent += byteCount
+        if purpose == .seed { context.seeds.sent(byteCount: byteCount) }
         context.bulkRate?.withLock { $0.spend(byteCount: byteCount, now: MonotonicClock.now()) }
       }
       page += segment.pageCount
       // Held back for the next segment only if that need not wait for credit itself.
       let rest = UInt64((loader.pageCount - page) * loader.pageByteCount)
-      let frame = loader.makeFrame(segment, isDemanded: false, sequence: sequence)
+      let frame = loader.makeFrame(segment, for: purpose, sequence: sequence)
       sequence &+= 1
       try transmit(
         loader.bytes(frame), hasMore: rest > 0 && granted - spent >= rest)
-      context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, isDemanded: false)
+      context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, for: purpose)
     }
+    return page
   }
 
   private mutating func finishPush() throws(ServeError) {
@@ -212,23 +277,31 @@ struct BulkSender: ~Copyable {
     context.finishedPush()
   }
 
-  /// Waits until at least one page may be sent; how many.
-  private mutating func waitForCredit(pageByteCount: Int) throws(ServeError) -> Int {
-    let page = UInt64(pageByteCount)
+  /// Waits until at least one page may be sent; how many. 0 when nobody wants them any more.
+  private mutating func waitForCredit(for purpose: PagePurpose) throws(ServeError) -> Int {
+    let page = UInt64(loader.pageByteCount)
     if granted - spent < page {
       context.counters.waitedForCredit()
-      while granted - spent < page { try waitWhileNeeded(until: nil) }
+      while granted - spent < page {
+        if isUnwanted(purpose) { return 0 }
+        try waitWhileNeeded(until: nil)
+      }
     }
-    return Int(min(try waitForRate(page, atMost: granted - spent) / page, 1 << 20))
+    return Int(min(try waitForRate(page, atMost: granted - spent, purpose) / page, 1 << 20))
+  }
+
+  private func isUnwanted(_ purpose: PagePurpose) -> Bool {
+    purpose == .seed && context.seeds.isStopped
   }
 
   /// Waits until the operator's cap lets at least one page go; how many bytes then may. A page that
   /// is demanded meanwhile goes on urgent, which knows no cap.
   private mutating func waitForRate(
-    _ pageByteCount: UInt64, atMost credit: UInt64
+    _ pageByteCount: UInt64, atMost credit: UInt64, _ purpose: PagePurpose
   ) throws(ServeError) -> UInt64 {
     guard let rate = context.bulkRate else { return credit }
     while true {
+      if isUnwanted(purpose) { return 0 }
       let now = MonotonicClock.now()
       let (affordable, moment) = rate.withLock {
         (
@@ -291,6 +364,9 @@ struct BulkSender: ~Copyable {
       case .refuse:
         let reason = try Refusal(decoding: received.bytes(payload))
         refusal = reason
+      case .seedRoundApplied:
+        let round = try SeedRound.number(in: received.bytes(payload), of: header.type)
+        try context.seeds.applied(round, on: position)
       case .residentMap:
         try context.takeResidentMap(
           received.bytes(payload), isLast: header.flags.contains(.last))
@@ -298,6 +374,7 @@ struct BulkSender: ~Copyable {
         // The gate admits nothing else: a credit. The larger one counts.
         let total = try Credit.total(in: received.bytes(payload)).rawValue
         granted = max(granted, total)
+        context.seeds.noteProgress()
       }
       start += header.frameByteCount
     }

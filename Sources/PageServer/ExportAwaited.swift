@@ -78,7 +78,7 @@ public final class ExportAwaited: Sendable {
         throw .foreign(
           path: path, reason: "page \(range.lowerBound + position) has the state \(byte)")
       }
-      answer.append(state.isAwaited)
+      answer.append(!state.isSettled)
     }
     return answer
   }

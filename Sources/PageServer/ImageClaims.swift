@@ -17,6 +17,18 @@ final class ImageClaims: ClaimedPages, Sendable {
   /// Claims all pages of a range; how many of them were not claimed before.
   func claim(_ range: Range<Int>) -> Int { bitmap.insert(range) }
 
+  /// Claims exactly these pages. Before anything is pushed or answered.
+  func reset(to pages: PageBitmap) {
+    bitmap.removeAll()
+    var position = 0
+    while let run = pages.nextRun(
+      from: position, before: pages.pageCount, limit: pages.pageCount)
+    {
+      _ = bitmap.insert(run)
+      position = run.upperBound
+    }
+  }
+
   func isClaimed(_ flatIndex: Int) -> Bool { bitmap.contains(flatIndex) }
 
   func firstUnclaimed(from start: Int, before end: Int) -> Int? {

@@ -10,6 +10,16 @@ enum PageKind {
   case poisoned
 }
 
+/// What a page is sent for.
+enum PagePurpose {
+  /// A vCPU waits for it.
+  case demand
+  /// It will be needed.
+  case push
+  /// The VM still runs here, and may change it.
+  case seed
+}
+
 /// Pages of one run that are sent in one frame: neighbours of one kind.
 struct RunSegment {
   let kind: PageKind
@@ -95,14 +105,21 @@ struct RunLoader: ~Copyable {
   /// Bytes in each of them.
   var pageByteCount: Int { pageSize.byteCount }
 
+  /// Those that are poisoned, by their positions in the run.
+  var poisonedPages: [Int] {
+    poisonMask == 0 ? [] : (0..<pageCount).filter { poisonMask & 1 << UInt32($0) != 0 }
+  }
+
   /// How many of them are poisoned.
   var poisonedPageCount: Int { poisonMask.nonzeroBitCount }
 
   /// The frame of one segment. Its header is written over the bytes before its first page: segments
   /// are taken in the order of their pages, so those were sent already.
   /// Returns where the whole frame lies, for `bytes`.
+  ///
+  /// What is poisoned is never a seed.
   mutating func makeFrame(
-    _ segment: RunSegment, isDemanded: Bool, sequence: UInt32
+    _ segment: RunSegment, for purpose: PagePurpose, sequence: UInt32
   ) -> Range<Int> {
     let run = PageRun(
       region: run.region, start: run.start.advanced(by: PageCount(segment.start)),
@@ -111,16 +128,26 @@ struct RunLoader: ~Copyable {
     let start = pages.lowerBound - WireLimits.headerByteCount
     let header: FrameHeader
     let end: Int
+    let isDemanded = purpose == .demand
     switch segment.kind {
     case .content:
-      header = .pages(
-        run, pageSize: pageSize, isDemanded: isDemanded, session: session, sequence: sequence,
-        checksum: hasChecksums ? CRC32C.checksum(of: buffer.bytes(pages)) : nil)
+      let checksum = hasChecksums ? CRC32C.checksum(of: buffer.bytes(pages)) : nil
+      header =
+        purpose == .seed
+        ? .seedPages(
+          run, pageSize: pageSize, session: session, sequence: sequence, checksum: checksum)
+        : .pages(
+          run, pageSize: pageSize, isDemanded: isDemanded, session: session, sequence: sequence,
+          checksum: checksum)
       end = pages.upperBound
     case .zero:
-      header = .zeroPages(run, isDemanded: isDemanded, session: session, sequence: sequence)
+      header =
+        purpose == .seed
+        ? .seedZeros(run, session: session, sequence: sequence)
+        : .zeroPages(run, isDemanded: isDemanded, session: session, sequence: sequence)
       end = pages.lowerBound
     case .poisoned:
+      invariant(purpose != .seed, "poison is told after the freeze alone")
       header = .poisonedPages(run, isDemanded: isDemanded, session: session, sequence: sequence)
       end = pages.lowerBound
     }

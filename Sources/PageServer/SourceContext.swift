@@ -25,6 +25,9 @@ final class SourceContext: Sendable {
   let counters: SourceCounters
   let hints = DemandHints()
   let notices: Mailbox<SourceNotice>
+  let seeds: SeedFeed
+  /// Stale seeds that the first bulk connection is to name.
+  let discards = Lock<PageBitmap?>(nil)
 
   /// What may still be pushed now; nil for all that the credit allows.
   let bulkRate: Lock<ByteRateLimit>?
@@ -38,6 +41,7 @@ final class SourceContext: Sendable {
   private let isEnded = Atomic<Bool>(false)
   private let isMemoryLost = Atomic<Bool>(false)
   private let isPushing = Atomic<Bool>(false)
+  private let isSeeded = Atomic<Bool>(false)
   /// What the destination holds, as it tells after a reconnect; nil once it has told, or when there
   /// is nothing to tell. Until then nothing is pushed.
   private let residentMap: Lock<ResidentMap.Decoder?>
@@ -63,6 +67,7 @@ final class SourceContext: Sendable {
     isAwaitingMap = Atomic(isReturn)
     claims = ImageClaims(layout: layout)
     notices = try Mailbox(capacity: Self.noticeCapacity)
+    seeds = try SeedFeed(layout: layout)
     bulkRate = options.bulkBytesPerSecond.map {
       Lock(ByteRateLimit(bytesPerSecond: $0, burstByteCount: Self.bulkBurstByteCount))
     }
@@ -79,6 +84,9 @@ final class SourceContext: Sendable {
     isPushing.load(ordering: .acquiring) && !isAwaitingMap.load(ordering: .acquiring)
   }
   func beginStopping() { isStopping.store(true, ordering: .releasing) }
+  /// Whether this link carries rounds of seeds.
+  var hasSeeds: Bool { isSeeded.load(ordering: .acquiring) }
+  func beginSeeds() { isSeeded.store(true, ordering: .releasing) }
   func beginPush() {
     guard options.prefetch != nil else { return }
     isPushing.store(true, ordering: .releasing)
@@ -92,6 +100,9 @@ final class SourceContext: Sendable {
     }
   }
 
+  /// How many bulk connections there are.
+  var bulkCount: Int { bulkWakes.withLock { $0.count } }
+
   func wakeBulk() { for wake in bulkWakes.withLock({ $0 }) { wake.signal() } }
 
   /// Takes a piece of what the destination holds. The last one starts the push.
@@ -101,6 +112,8 @@ final class SourceContext: Sendable {
         throw .misplaced(.residentMap, from: .destination, on: .bulk)
       }
       try map?.take(payload, isLast: isLast) { pages in
+        // What is seeded may be stale by the freeze, and what is not is told by the seeder.
+        guard !hasSeeds else { return }
         counters.claimed(pageCount: claims.claim(pages))
       }
       guard map?.isComplete == true else { return false }

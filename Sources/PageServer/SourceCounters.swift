@@ -11,6 +11,7 @@ public final class SourceCounters: Sendable {
   private enum Counter: Int, CaseIterable {
     case demandedData, demandedZero, pushedData, pushedZero, poisoned, absent
     case claimed, urgentBytes, bulkBytes, requests, hintsDropped, creditWaits
+    case seededData, seededZero
   }
 
   private let counters = AtomicCounts(count: Counter.allCases.count)
@@ -27,6 +28,8 @@ public final class SourceCounters: Sendable {
       demandedZeroPageCount: value(.demandedZero),
       pushedDataPageCount: value(.pushedData),
       pushedZeroPageCount: value(.pushedZero),
+      seededDataPageCount: value(.seededData),
+      seededZeroPageCount: value(.seededZero),
       poisonedPageCount: value(.poisoned),
       absentPageCount: value(.absent),
       settledPageCount: value(.claimed),
@@ -67,11 +70,15 @@ extension SourceCounters {
     serviceTimes.add(1, at: min(bucket, Self.serviceTimeBucketCount - 1))
   }
 
-  func sentSegment(_ kind: PageKind, pageCount: Int, isDemanded: Bool) {
-    switch kind {
-    case .poisoned: add(pageCount, to: .poisoned)
-    case .content: add(pageCount, to: isDemanded ? .demandedData : .pushedData)
-    case .zero: add(pageCount, to: isDemanded ? .demandedZero : .pushedZero)
+  func sentSegment(_ kind: PageKind, pageCount: Int, for purpose: PagePurpose) {
+    switch (kind, purpose) {
+    case (.poisoned, _): add(pageCount, to: .poisoned)
+    case (.content, .demand): add(pageCount, to: .demandedData)
+    case (.content, .push): add(pageCount, to: .pushedData)
+    case (.content, .seed): add(pageCount, to: .seededData)
+    case (.zero, .demand): add(pageCount, to: .demandedZero)
+    case (.zero, .push): add(pageCount, to: .pushedZero)
+    case (.zero, .seed): add(pageCount, to: .seededZero)
     }
   }
 

@@ -8,6 +8,10 @@ public struct SourceCounts: Hashable, Sendable {
   public var pushedDataPageCount: UInt64 = 0
   /// Pages found to be zero when they were about to be pushed.
   public var pushedZeroPageCount: UInt64 = 0
+  /// Pages of contents sent while the VM ran here, each as often as it was sent.
+  public var seededDataPageCount: UInt64 = 0
+  /// Pages found to be zero then, each as often as it was told.
+  public var seededZeroPageCount: UInt64 = 0
   /// Pages whose memory is broken.
   public var poisonedPageCount: UInt64 = 0
   /// Pages told as absent by the zero map.
@@ -32,8 +36,9 @@ public struct SourceCounts: Hashable, Sendable {
 
   init(
     demandedDataPageCount: UInt64, demandedZeroPageCount: UInt64, pushedDataPageCount: UInt64,
-    pushedZeroPageCount: UInt64, poisonedPageCount: UInt64, absentPageCount: UInt64,
-    settledPageCount: UInt64, urgentByteCount: UInt64, bulkByteCount: UInt64,
+    pushedZeroPageCount: UInt64, seededDataPageCount: UInt64, seededZeroPageCount: UInt64,
+    poisonedPageCount: UInt64, absentPageCount: UInt64, settledPageCount: UInt64,
+    urgentByteCount: UInt64, bulkByteCount: UInt64,
     requestCount: UInt64, hintsDroppedCount: UInt64, creditWaitCount: UInt64,
     serviceTimeBuckets: [UInt64]
   ) {
@@ -41,6 +46,8 @@ public struct SourceCounts: Hashable, Sendable {
     self.demandedZeroPageCount = demandedZeroPageCount
     self.pushedDataPageCount = pushedDataPageCount
     self.pushedZeroPageCount = pushedZeroPageCount
+    self.seededDataPageCount = seededDataPageCount
+    self.seededZeroPageCount = seededZeroPageCount
     self.poisonedPageCount = poisonedPageCount
     self.absentPageCount = absentPageCount
     self.settledPageCount = settledPageCount

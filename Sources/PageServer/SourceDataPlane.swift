@@ -115,6 +115,31 @@ public final class SourceDataPlane: Sendable {
     }
   }
 
+  /// This link's part in the rounds of seeds.
+  var seeds: SeedFeed { context.seeds }
+
+  /// Sends these pages, of a VM that runs, on all bulk connections. For the seeder's thread.
+  func beginSeedRound(_ round: UInt64, _ pages: PageBitmap) {
+    context.beginSeeds()
+    context.seeds.begin(round: round, pages, connectionCount: context.bulkCount)
+    wakeBulk()
+  }
+
+  /// Sends nothing more of the round; its end is awaited as before. For the seeder's thread.
+  func stopSeedRound() {
+    context.seeds.stop()
+    wakeBulk()
+  }
+
+  /// The VM is stopped. Names the seeds that are stale, on bulk, as soon as demands are answered,
+  /// and pushes none of those that are not. For any thread, before `beginServing`.
+  func discard(_ stale: PageBitmap, keeping fresh: PageBitmap) {
+    context.claims.reset(to: fresh)
+    context.counters.unsettle()
+    context.counters.claimed(pageCount: fresh.setCount)
+    if stale.setCount > 0 { context.discards.withLock { $0 = stale } }
+  }
+
   /// The VM is stopped and its memory final (`MemoryBacking.markFrozen` has passed): answers
   /// demands and tells absent memory from here on. Call it before `frozen` is sent.
   public func beginServing() { setGates(.open) }
@@ -188,6 +213,7 @@ public final class SourceDataPlane: Sendable {
       return (links.urgent, links.bulk)
     }
     context.beginStopping()
+    context.seeds.end()
     return taken
   }
 

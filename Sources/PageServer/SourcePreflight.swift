@@ -24,6 +24,7 @@ struct SourcePreflight: ~Copyable {
 
   init(_ configuration: SourceConfiguration) throws(Refusal) {
     let name = configuration.vmName
+    try Self.requireDirtyLog(configuration)
     let backing = try Self.open(configuration.memory, configuration.token)
     let binding = try Self.binding(
       name, backing, vmmProcess: try Self.vmmProcess(configuration.frontEnd))
@@ -89,6 +90,14 @@ struct SourcePreflight: ~Copyable {
       throw decision.refusal(vmName: name.text) ?? Refusal(.session, "the VM is not to be sent")
     }
     return (epoch, wasInterrupted)
+  }
+
+  private static func requireDirtyLog(_ configuration: SourceConfiguration) throws(Refusal) {
+    guard configuration.mode.hasSeedRounds, configuration.frontEnd.dirtyLog == nil else { return }
+    throw Refusal(
+      .unfit,
+      "mode \(configuration.mode.name) needs a VMM that tells which pages its VM writes, and this "
+        + "one does not: use --mode post-copy or --mode quick")
   }
 
   static func open(

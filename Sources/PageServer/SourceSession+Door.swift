@@ -64,10 +64,17 @@ extension SourceSession {
       admission.clientLeft(mustReturn: false)
       throw refusal
     }
+    if seeder != nil, arrival.hello.session == .none {
+      admission.clientLeft(mustReturn: true)
+      throw Refusal(
+        .busy,
+        "another destination holds a part of the VM's memory and may come back; end this move to "
+          + "begin one to here")
+    }
     do throws(MemorySourceError) {
       try backing.validate(layout)
     } catch {
-      admission.clientLeft(mustReturn: false)
+      admission.clientLeft(mustReturn: mustReturn)
       throw Refusal(.layout, "\(error)")
     }
     do throws(SystemError) {
@@ -87,8 +94,9 @@ extension SourceSession {
       try plane.attachUrgent(arrival.connection)
       self.plane = plane
       hasJoined = true
+      isReturnLink = arrival.hello.session != .none
     } catch {
-      admission.clientLeft(mustReturn: false)
+      admission.clientLeft(mustReturn: mustReturn)
       throw Refusal(.unfit, "the source has no means to serve: \(error)")
     }
     let peer = arrival.connection.peer.description
@@ -110,7 +118,14 @@ extension SourceSession {
       try answer(connection, welcome)
       try plane.attachBulk(connection)
     } catch {
+      // It is counted, and nobody sends on it.
+      giveLinkUp(Refusal(.unfit, "the source has no means to serve: \(error)"))
       throw Refusal(.unfit, "the source has no means to serve: \(error)")
+    }
+    if admission.bulkCount == Int(configuration.bulkConnectionCount),
+      let ready = earlyReady.take()
+    {
+      handle(SourceEvent.received(ready))
     }
   }
 
@@ -123,8 +138,10 @@ extension SourceSession {
   /// What the data plane's threads have to tell.
   func handle(_ notice: SourceNotice) {
     switch notice {
-    case .received(.ready)
+    case .received(.ready(let epoch))
     where admission.bulkCount < Int(configuration.bulkConnectionCount):
+      // One that comes back says it on the first connection that it has, ahead of the others.
+      if isReturnLink { return earlyReady = .ready(epoch: epoch) }
       linkLost(
         Refusal(
           .protocolViolation, "the destination is ready before its bulk connections are there"))
@@ -142,6 +159,13 @@ extension SourceSession {
     }
   }
 
+  /// Whether no other destination may come: something was changed, or what was seeded is of use
+  /// to this one alone.
+  private var mustReturn: Bool { core.state != .preparing || seeder != nil }
+
+  /// Ends a link that is of no use, and tells the destination why.
+  func giveLinkUp(_ reason: Refusal) { linkLost(reason, isTold: true) }
+
   /// Before anything was changed another client may come; afterwards only this one, and what its
   /// loss means the core decides. `isTold`: it is we who end the link, and the destination is to
   /// know why.
@@ -152,10 +176,13 @@ extension SourceSession {
     // What the destination said last decides what its silence means: RAN, COMPLETE, ABORTED may
     // have come in behind the end of another connection.
     while let notice = plane.events.take() {
-      if case .received(let message) = notice { handle(SourceEvent.received(message)) }
+      if case .received(let message) = notice, !message.isReady {
+        handle(SourceEvent.received(message))
+      }
     }
     self.plane = nil
-    let hadBegun = core.state != .preparing
+    let hadBegun = mustReturn
+    earlyReady = nil
     admission.clientLeft(mustReturn: hadBegun)
     if hadBegun { linkLostAt = MonotonicClock.now() }
     handle(.linkDown(isFinal: isFinal, reason))
@@ -163,4 +190,9 @@ extension SourceSession {
     guard outcome == nil, core.state != .lingering else { return }
     observer(hadBegun ? .lost(reason) : .left(reason))
   }
+}
+
+extension ControlMessage {
+  /// A destination that says it on a link that is lost says it again on the next.
+  fileprivate var isReady: Bool { if case .ready = self { true } else { false } }
 }

@@ -38,6 +38,8 @@ extension SourceSession {
       // The core has said that losing it costs nothing.
       try? journal.appendLazily(record, binding: binding)
     case .listen: openDoor()
+    case .beginSeeding: beginSeeding()
+    case .endSeeding: endSeeding()
     case .pauseVM: pauseVM()
     case .resumeVM: resumeVM()
     case .saveDeviceState: saveDeviceState()
@@ -102,16 +104,26 @@ extension SourceSession {
     let frontEnd = configuration.frontEnd
     let backing = backing
     let inputs = inputs
+    let seeder = seeder
+    let plane = plane
+    let seedWorker = seedWorker
     onVMM {
+      var discardPageCount = PageCount.zero
       do throws(VMMError) {
         try frontEnd.pause()
+        if let seeder, let plane {
+          let (stale, fresh) = try seeder.finish()
+          _ = seedWorker.run { seeder.stopLog() }
+          plane.discard(stale, keeping: fresh)
+          discardPageCount = PageCount(stale.setCount)
+        }
       } catch {
         return .pauseFailed(Refusal(.vmm, "\(error)"))
       }
       if let status = try? frontEnd.status() { SourceSession.tell(.guest(status), inputs) }
       do throws(MemoryError) {
         try backing.markFrozen()
-        return .paused(discardPageCount: .zero)
+        return .paused(discardPageCount: discardPageCount)
       } catch {
         return .pauseFailed(Refusal(.memory, "\(error)"))
       }
@@ -153,6 +165,8 @@ extension SourceSession {
     // A VM that was not paused answers that it runs; one that cannot be resumed shows it when it
     // is to be paused.
     _ = vmmWorker.run { try? frontEnd.resume() }
+    // It may be watched still. Before any round of ours.
+    if let log = frontEnd.dirtyLog { _ = seedWorker.run { try? log.stopDirtyLog() } }
   }
 
   private func saveDeviceState() {

@@ -25,6 +25,8 @@ public struct SourceConfiguration: Sendable {
   public var mode: MigrationMode
   /// What is pushed next; nil pushes nothing, so that only demanded pages move: for measurements.
   public var prefetch: PrefetchKind?
+  /// When rounds of seeds end; for modes that have them.
+  public var switchLimits = SwitchLimits()
   /// Bytes of pages pushed in a second by all bulk connections together; nil for all that goes.
   public var bulkBytesPerSecond: UInt64?
   /// Bulk connections.
@@ -83,6 +85,8 @@ public enum SourceNote: Sendable {
   case restored(peer: String, outageNanoseconds: UInt64)
   /// The core went on.
   case state(SourceState)
+  /// A round of seeds has ended.
+  case seedRound(SeedRoundNote)
   /// A stop was asked for and refused once.
   case stopRefused(Refusal)
   /// A signal came that ends nothing.
@@ -139,6 +143,8 @@ public final class SourceSession {
     case core(SourceEvent)
     case stop(StopRequest)
     case guest(VMMStatus)
+    case seedRound(SeedRoundNote)
+    case seedRunEnded(run: UInt64, SeedRunEnd)
   }
 
   let configuration: SourceConfiguration
@@ -146,6 +152,7 @@ public final class SourceSession {
   let backing: any MemoryBacking
   let inputs: Mailbox<Input>
   let vmmWorker: SerialWorker
+  let seedWorker: SerialWorker
   let listener: Listener
   let lock: VMLock
   let binding: VMBinding
@@ -159,6 +166,15 @@ public final class SourceSession {
   var timers = TimerSet<SourceTimer>()
   var doorkeeper: Doorkeeper?
   var plane: SourceDataPlane?
+  /// The rounds of seeds, from the first one on.
+  var seeder: Seeder?
+  /// Which run of rounds counts: each link of the rounds has one of its own.
+  var seedRun: UInt64 = 0
+  var openSeedRunCount = 0
+  /// The destination was here before.
+  var isReturnLink = false
+  /// READY of a destination whose bulk connections are still to come.
+  var earlyReady: ControlMessage?
   let counters = SourceCounters()
   /// What every new link has to be told as well.
   var isServing = false
@@ -214,6 +230,7 @@ public final class SourceSession {
     do throws(SystemError) {
       inputs = try Mailbox(capacity: Self.inputCapacity)
       vmmWorker = try SerialWorker(name: "vmm", capacity: 8)
+      seedWorker = try SerialWorker(name: "seeder", capacity: 16)
     } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
     }
@@ -225,6 +242,7 @@ public final class SourceSession {
       try runToOutcome(signals)
     } catch {
       // The kernel failed our loop: what runs on other threads ends in good order all the same.
+      seeder?.cancel()
       plane?.stop()
       throw error
     }
@@ -271,6 +289,8 @@ public final class SourceSession {
       case .core(let event): handle(event)
       case .stop(let request): handle(request)
       case .guest(let status): guest = status
+      case .seedRound(let note): observer(.seedRound(note))
+      case .seedRunEnded(let run, let end): seedRunEnded(run, end)
       }
     }
     while let notice = plane?.events.take() { handle(notice) }
@@ -289,7 +309,9 @@ public final class SourceSession {
 
   private func close() -> SourceResult {
     doorkeeper?.stop()
+    seeder?.cancel()
     plane?.stop()
+    seedWorker.stop()
     vmmWorker.stop()
     guard var outcome else { invariantBroken("a session is closed once its outcome is known") }
     // What the VMM's thread had still to say: the last command may have ended after the outcome.
@@ -303,7 +325,7 @@ public final class SourceSession {
           outcome.reason
           ?? Refusal(.vmm, "the source VM is stopped but not disabled: \(reason.reason)")
       case .arrival(let arrival): arrival.connection.shutdown()
-      case .core, .stop, .stranger: break
+      case .core, .stop, .stranger, .seedRound, .seedRunEnded: break
       }
     }
     let end = MonotonicClock.now()

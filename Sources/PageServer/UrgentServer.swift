@@ -245,9 +245,9 @@ struct UrgentServer: ~Copyable {
     while page < loader.pageCount {
       let segment = loader.segment(from: page)
       page += segment.pageCount
-      let frame = loader.makeFrame(segment, isDemanded: true, sequence: header.sequence)
+      let frame = loader.makeFrame(segment, for: .demand, sequence: header.sequence)
       try transmit(loader.bytes(frame), hasMore: page < loader.pageCount, until: limit)
-      context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, isDemanded: true)
+      context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, for: .demand)
     }
     context.counters.answered(serviceNanoseconds: MonotonicClock.now().nanoseconds(since: now))
   }

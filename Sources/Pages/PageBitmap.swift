@@ -43,6 +43,54 @@ public struct PageBitmap: Sendable, Equatable {
     return true
   }
 
+  /// Sets every bit.
+  public mutating func insertAll() {
+    for index in 0..<pageCount where index & 63 == 0 {
+      let count = min(64, pageCount - index)
+      words[index >> 6] = count == 64 ? ~0 : (1 << UInt64(count)) - 1
+    }
+    setCount = pageCount
+  }
+
+  /// Sets every bit that is set in `other`, a bitmap of as many pages.
+  public mutating func formUnion(_ other: PageBitmap) { combine(other, |) }
+
+  /// Clears every bit that is set in `other`, a bitmap of as many pages.
+  public mutating func subtract(_ other: PageBitmap) { combine(other) { $0 & ~$1 } }
+
+  /// How many bits of a range are set.
+  public func setCount(in range: Range<Int>) -> Int {
+    var count = 0
+    var position = range.lowerBound
+    while let run = nextRun(from: position, before: range.upperBound, limit: range.count) {
+      count += run.count
+      position = run.upperBound
+    }
+    return count
+  }
+
+  /// Clears every bit that is clear in `other`, a bitmap of as many pages.
+  public mutating func formIntersection(_ other: PageBitmap) { combine(other, &) }
+
+  private mutating func combine(
+    _ other: PageBitmap, _ operation: (UInt64, UInt64) -> UInt64
+  ) {
+    invariant(pageCount == other.pageCount, "bitmaps that are combined cover as many pages")
+    setCount = 0
+    for position in words.indices {
+      words[position] = operation(words[position], other.words[position])
+      setCount += words[position].nonzeroBitCount
+    }
+  }
+
+  /// The next pages from `start` on whose bits are set: one run, of no more than `limit` pages,
+  /// that ends before `end`. nil when there is none.
+  public func nextRun(from start: Int, before end: Int, limit: Int) -> Range<Int>? {
+    guard let first = firstSet(from: start, before: end) else { return nil }
+    let last = min(end, first + limit)
+    return first..<(firstClear(from: first, before: last) ?? last)
+  }
+
   /// The first page at or after `start`, and before `end`, whose bit is clear.
   public func firstClear(from start: Int, before end: Int) -> Int? {
     first(from: start, before: end, inverting: ~0)

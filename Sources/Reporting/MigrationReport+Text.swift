@@ -66,10 +66,11 @@ extension MigrationReport {
   }
 
   private static func text(_ pages: PageTally) -> String {
-    let kinds: [(String, UInt64)] = [
+    var kinds: [(String, UInt64)] = [
       ("data", pages.data), ("zero", pages.zero), ("poisoned", pages.poisoned),
       ("removed", pages.removed), ("duplicate", pages.duplicate),
     ]
+    if let seeded = pages.seeded { kinds.insert(("seeded", seeded), at: 0) }
     return "\(Amounts.count(pages.total)): "
       + kinds.map { "\($0.0) \(Amounts.count($0.1))" }.joined(separator: " · ")
   }

@@ -27,7 +27,7 @@ public struct MigrationReport: Hashable, Sendable, Codable {
   public var sourceState: String
   /// What the destination's host does with the VM now.
   public var destinationState: String
-  /// "post-copy" or "quick".
+  /// "post-copy", "hybrid" or "quick".
   public var mode: String
   /// When it began, UTC.
   public var startedAt: String
@@ -177,6 +177,8 @@ public struct PageTally: Hashable, Sendable, Codable {
   public var removed: UInt64 = 0
   /// Came a second time and were dropped.
   public var duplicate: UInt64 = 0
+  /// Sent while the VM still ran, each as often as it was sent; nil in modes without rounds.
+  public var seeded: UInt64?
 
   /// No pages.
   public init() {}

@@ -19,10 +19,11 @@ public enum Preflight {
 
   /// Why this host cannot be the destination of an image; empty when it can. `vmmGroupAvailable` is
   /// what the VMM's control group leaves (`availableByteCount(inGroupOf:)`): the kernel charges
-  /// installed pages to it.
+  /// installed pages to it. `stagesSeeds`: pages come before they can be installed, and wait in
+  /// memory of our own, all of them at worst.
   public static func destinationRefusals(
     image: ImageLayout, memory: DestinationMemory, host: HostCapabilities,
-    vmmGroupAvailable: UInt64?
+    vmmGroupAvailable: UInt64?, stagesSeeds: Bool = false
   ) -> [Refusal] {
     var refusals: [Refusal] = []
     let refuse = { (finding: HostFinding) in
@@ -44,7 +45,9 @@ public enum Preflight {
             "userfaultfd", .missing, "this kernel (\(host.kernelRelease)) lacks \(missing)"))
       }
     }
-    return refusals + memoryRefusals(image: image, host: host, vmmGroupAvailable: vmmGroupAvailable)
+    return refusals
+      + memoryRefusals(
+        image: image, host: host, vmmGroupAvailable: vmmGroupAvailable, stagesSeeds: stagesSeeds)
   }
 
   /// Why this host cannot be the source; empty when it can. A source needs no userfaultfd.
@@ -80,7 +83,7 @@ public enum Preflight {
   }
 
   private static func memoryRefusals(
-    image: ImageLayout, host: HostCapabilities, vmmGroupAvailable: UInt64?
+    image: ImageLayout, host: HostCapabilities, vmmGroupAvailable: UInt64?, stagesSeeds: Bool
   ) -> [Refusal] {
     var smallBytes: UInt64 = 0
     var hugePages: UInt64 = 0
@@ -100,14 +103,19 @@ public enum Preflight {
           "the guest needs \(hugePages) pages of 2 MiB and this host has \(host.hugePageCount); "
             + "run: sudo sysctl vm.nr_hugepages=\(hugePages)"))
     }
-    let ownBytes = overheadByteCount + image.totalPageCount.rawValue
+    let ownBytes =
+      overheadByteCount + image.totalPageCount.rawValue
+      + (stagesSeeds ? image.totalByteCount.rawValue : 0)
     let available = min(host.availableByteCount, vmmGroupAvailable ?? .max)
     let needed = smallBytes + (vmmGroupAvailable == nil ? ownBytes : 0)
     if needed > available || smallBytes + ownBytes > host.availableByteCount {
       refusals.append(
         Refusal(
           .unfit,
-          "the guest needs up to \(smallBytes >> 20) MiB and "
+          "the guest needs up to \(smallBytes >> 20) MiB"
+            + (stagesSeeds
+              ? ", its seeds as much as all its memory (mode post-copy needs none), and "
+              : " and ")
             + (vmmGroupAvailable == available && available < host.availableByteCount
               ? "the VMM's control group leaves \(available >> 20) MiB: raise its memory limit"
               : "this host has \(host.availableByteCount >> 20) MiB available: free memory first")))

@@ -70,14 +70,14 @@ extension Simulation {
     changes[.pages] = 12
     changes[.vcpus] = 2
     changes[.quick] = mode == .quick ? 1 : 0
-    changes[.seeded] = 1
+    changes[.seeded] = mode == .postCopy ? 0 : 1
     changes[.trouble] = 40_000
     var world = World(
       seed: seed, mutation: nil, changes: changes, script: faults, isTracing: isTracing)
     world.run()
     let report = world.report(seed: seed)
     return HandOverRun(
-      name: "\(mode == .quick ? "quick" : "post-copy") \(seed) "
+      name: "\(mode.name) \(seed) "
         + faults.map(\.description).joined(separator: " "),
       report: report, hasReachedAll: world.script.isEmpty,
       reachedFaults: world.reachedFaults,
@@ -85,7 +85,7 @@ extension Simulation {
   }
 
   /// Every single fault, and with `withPairs` every ordered pair of faults whose first one is
-  /// `faults[first]`, in both modes. A pair of the same point means its first two occurrences.
+  /// `faults[first]`, in every mode. A pair of the same point means its first two occurrences.
   public static func sweepHandOver(first: Int, withPairs: Bool, seed: UInt64) -> HandOverSummary {
     var summary = HandOverSummary()
     for mode in MigrationMode.allCases {

@@ -15,10 +15,10 @@ struct SimulationPlan {
 
   var pageCount: Int { self[.pages] }
   var vcpuCount: Int { self[.vcpus] }
-  var mode: MigrationMode { self[.quick] == 0 ? .postCopy : .quick }
+  var mode: MigrationMode { self[.quick] != 0 ? .quick : isSeeded ? .hybrid : .postCopy }
   var memory: MemoryKind { self[.shared] == 0 ? .privateAnonymous : .shared }
   /// Whether pages were seeded while the VM still ran, so that there is something to discard.
-  var isSeeded: Bool { self[.seeded] != 0 }
+  var isSeeded: Bool { self[.seeded] != 0 && self[.quick] == 0 }
   /// The edges of this run never reconnect: a lost link is final until the process is restarted.
   var isLossFinal: Bool { self[.finalLoss] != 0 }
   /// Nothing goes wrong before this moment; half of the seeds have their trouble late.
@@ -33,7 +33,8 @@ struct SimulationPlan {
   var sourceLimits: SourceLimits {
     SourceLimits(
       handOverNanoseconds: self[.handOverLimit] != 0 ? 15_000_000 : nil,
-      lingerNanoseconds: 10_000_000, giveUpNanoseconds: self[.giveUp] != 0 ? 8_000_000 : nil)
+      lingerNanoseconds: 10_000_000, giveUpNanoseconds: self[.giveUp] != 0 ? 8_000_000 : nil,
+      giveUpRoundsNanoseconds: 20_000_000)
   }
 
   var destinationLimits: DestinationLimits {

@@ -178,7 +178,7 @@ extension World {
   mutating func discardsEnd(life: Int) {
     for page in 0..<plan.pageCount {
       guard let seeded = seededVersions[page], seeded != sourceMemory[page] else { continue }
-      if mutation != .missingDiscard { memory.drop(page) }
+      if mutation != .missingDiscard { stage[page] = nil }
     }
     if isCurrent(.destination, life) { feedDestination(.discardsApplied) }
   }
@@ -196,17 +196,15 @@ extension World {
       }
       ledger = recovered
     } else {
-      var fresh = PageLedger(fresh: PageStateArray(pageCount: plan.pageCount))
-      for page in 0..<plan.pageCount where memory.versions[page] != nil {
-        fresh.installed(page..<page + 1)
-      }
-      ledger = fresh
+      ledger = PageLedger(fresh: PageStateArray(pageCount: plan.pageCount))
+      recordStage()
     }
     // Whoever waited for a dead handler faults again.
     for page in 0..<plan.pageCount { memory.wake(page) }
     releaseWoken()
     scheduleHandler()
     requestAgain()
+    scheduleInstall()
     checkResident()
   }
 

@@ -54,10 +54,11 @@ extension World {
     case .alreadyRequested: return true
     case .zeroFill, .refillOrWake: return fillOne(page, 0)
     case .poison: return fillOne(page, SimulatedMemory.poison)
+    case .stageFill: return stage[page].map { fillOne(page, $0) } ?? true
     }
   }
 
-  private mutating func fillOne(_ page: Int, _ content: UInt32) -> Bool {
+  mutating func fillOne(_ page: Int, _ content: UInt32) -> Bool {
     switch memory.fill(page, [content]) {
     case .done:
       if content == SimulatedMemory.poison {
@@ -78,7 +79,9 @@ extension World {
   }
 
   mutating func scheduleInstall() {
-    guard ledger != nil, !isInstallScheduled, !staged.isEmpty else { return }
+    guard ledger != nil, !isInstallScheduled, !staged.isEmpty || hasStagedPages else {
+      return
+    }
     isInstallScheduled = true
     schedule(.installs(life: destinationLife), within: 5_000..<80_000)
   }
@@ -87,7 +90,23 @@ extension World {
     guard isCurrent(.destination, life), ledger != nil else { return }
     isInstallScheduled = false
     if mutation == .stagedCountedResident { countStagedAsResident() }
-    guard !staged.isEmpty else { return }
+    let isWhole: Bool
+    if hasStagedPages, staged.isEmpty || random.chance(perMille: 500) {
+      isWhole = installFromStage()
+    } else {
+      guard !staged.isEmpty, let isPacketWhole = installPacket() else { return }
+      isWhole = isPacketWhole
+    }
+    // A filler that meets unread events lets go of the lock, so that the reader drains them.
+    if !isWhole { scheduleHandler() }
+    releaseWoken()
+    checkWaiters()
+    checkResident()
+    scheduleInstall()
+  }
+
+  /// Installs what has arrived first; nil for what is nothing to install.
+  private mutating func installPacket() -> Bool? {
     let isWhole: Bool
     switch staged.removeFirst() {
     case .pages(let start, let versions): isWhole = installPages(start, versions)
@@ -99,14 +118,9 @@ extension World {
       _ = ledger?.zeroArrived(range)
       isWhole = fillZeroWaiters(range)
       if !isWhole { staged.insert(.zeroRun(range), at: 0) }
-    case .control, .request, .runBegins, .deviceState, .residentMap: return
+    case .control, .request, .runBegins, .deviceState, .residentMap: return nil
     }
-    // A filler that meets unread events lets go of the lock, so that the reader drains them.
-    if !isWhole { scheduleHandler() }
-    releaseWoken()
-    checkWaiters()
-    checkResident()
-    scheduleInstall()
+    return isWhole
   }
 
   private mutating func fillZeroWaiters(_ range: Range<Int>) -> Bool {

@@ -66,7 +66,7 @@ extension World {
     case .handedOff, .revoking: feedSource(.operatorPark)
     // The VM ran there for sure, so it is gone with its host.
     case .serving: fate = .died
-    case .preparing: feedSource(.operatorAbort)
+    case .preparing, .seeding: feedSource(.operatorAbort)
     case .opening, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff, .completing,
       .lingering, .recordingResume, .resuming, .awaitingAborted, .finished:
       break

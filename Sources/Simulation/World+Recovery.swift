@@ -50,7 +50,7 @@ extension World {
   /// What the page-state file says; a restarted worker that has COMPLETE no longer opens it.
   private func isResident(_ page: Int) -> Bool {
     if let ledger { return !ledger[page].isAwaited }
-    return recordedStates.flatMap { PageState(rawValue: $0[page]) }?.isAwaited == false
+    return recordedStates.flatMap { PageState(rawValue: $0[page]) }?.isSettled == true
   }
 
   /// P6: the map must not overtake the faults that wait for their answer.

@@ -1,6 +1,7 @@
 internal import Migration
+internal import Wire
 
-/// What rounds before the freeze have brought over; the cores begin behind them.
+/// What rounds before the freeze bring over, and what becomes of it.
 extension World {
   /// Two rounds over two bulk connections while the VM runs: the second one sends again what was
   /// dirtied in between. A page has one fixed connection, so that its seeds cannot overtake each
@@ -19,13 +20,46 @@ extension World {
       let drawn = random.number(in: 0..<2)
       let connection = queues[drawn].isEmpty ? 1 - drawn : drawn
       let seed = queues[connection].removeFirst()
-      if memory.versions[seed.page] == nil {
-        _ = memory.fill(seed.page, [seed.version])
+      seeds[seed.page] = seed.version
+    }
+  }
+
+  /// The VM is stopped: what was seeded and is still right is not pushed.
+  mutating func claimFreshSeeds() {
+    for page in 0..<plan.pageCount where seededVersions[page] == sourceMemory[page] {
+      isPushable[page] = false
+    }
+  }
+
+  /// What the page ledger knows of the stage when faults begin to be answered.
+  mutating func recordStage() {
+    for (page, version) in stage.sorted(by: { $0.key < $1.key }) {
+      if version == 0 {
+        ledger?.seededZero(page..<page + 1)
       } else {
-        memory.write(seed.page, seed.version)
+        ledger?.staged(page..<page + 1)
       }
     }
-    memory.wokenPages = []
+  }
+
+  /// Whether pages wait to be installed from the stage.
+  var hasStagedPages: Bool { ledger.map { $0.count(of: .staged) > 0 } ?? false }
+
+  /// Installs the next one; false when it must wait until the events are read.
+  mutating func installFromStage() -> Bool {
+    guard let page = ledger?.nextRun(of: .staged, in: 0..<plan.pageCount)?.lowerBound,
+      let version = stage[page]
+    else { return true }
+    return fillOne(page, version)
+  }
+
+  /// The rounds, in one moment: what they send was drawn before the cores began. Then they end, or
+  /// fail.
+  mutating func endRounds() {
+    if hosts[1].isAlive { stage = seeds }
+    let event: SourceEvent =
+      isTroubled(.vmm) ? .seedingFailed(Refusal(.vmm, "the dirty log is lost")) : .seeded
+    schedule(.sourceHears(event, life: sourceLife), within: 50_000..<400_000)
   }
 
   /// Whether the guest has written a page since the first round; if so, it has a new version.

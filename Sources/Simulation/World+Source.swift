@@ -34,6 +34,8 @@ extension World {
     case .journal(let record): journal(record)
     case .journalLazily(let record): _ = sourceJournal.append(record)
     case .listen: isListening = true
+    case .beginSeeding: endRounds()
+    case .endSeeding: break
     case .pauseVM: command(.pause)
     case .resumeVM: command(.resume)
     case .saveDeviceState: command(.saveState)
@@ -130,6 +132,7 @@ extension World {
       // A failed pause may have stopped the VM all the same.
       if !fails || random.chance(perMille: 500) { sourceVMM.isRunning = false }
       event = fails ? .pauseFailed(refusal) : .paused(discardPageCount: staleSeedCount)
+      if !fails { claimFreshSeeds() }
     case .resume:
       if !fails {
         checkResume()

@@ -78,6 +78,7 @@ extension World {
       }
       dialled = nil
       ledger = nil
+      stage = [:]
       staged = []
       isInstallScheduled = false
       isHandlerScheduled = false

@@ -91,6 +91,10 @@ struct World {
   var isHandlerScheduled = false
   var hasSaidResident = false
   var seededVersions: [UInt32?]
+  /// What the rounds bring to a destination, by page, each as it came last.
+  var seeds: [Int: UInt32] = [:]
+  /// Seeds that the destination's process holds.
+  var stage: [Int: UInt32] = [:]
   /// The first bytes of a run whose last have not come.
   var halfRun: (start: Int, versions: [UInt32])?
   /// A link was made again and the source was not told yet what is here.

@@ -2,7 +2,7 @@ public import Pages
 public import Synchronization
 
 /// One bit for each page of an image, by flat index, that several threads set and read without a
-/// lock. Bits are only ever set.
+/// lock. Bits are only ever set, but for `removeAll`.
 @safe
 public final class AtomicPageBitmap: @unchecked Sendable {
   /// How many pages it covers.
@@ -43,6 +43,12 @@ public final class AtomicPageBitmap: @unchecked Sendable {
     // sent is read from memory that nobody changes.
     let before = unsafe words[index >> 6].bitwiseOr(mask, ordering: .relaxed).oldValue
     return before & mask == 0
+  }
+
+  /// Clears every bit. For a time in which no other thread uses the bitmap.
+  public func removeAll() {
+    // unsafe: every word was initialized.
+    for index in 0..<wordCount { unsafe words[index].store(0, ordering: .relaxed) }
   }
 
   /// Sets all bits of the range; how many of them were clear.

@@ -22,6 +22,36 @@ extension OwnedDescriptor {
     }
   }
 
+  /// Writes all of `bytes` at `offset`, in as many calls as it takes. Allocates nothing, a failure
+  /// included; a signal is not one.
+  public borrowing func writeAll(_ bytes: RawSpan, atOffset offset: UInt64) throws(Errno) {
+    let number = rawValue
+    try unsafe bytes.withUnsafeBytes { buffer throws(Errno) in
+      var done = 0
+      while done < buffer.count {
+        // unsafe: `done` is below the span's length, whose rest bounds the write.
+        let count = unsafe pwrite(
+          number, buffer.baseAddress! + done, buffer.count - done, off_t(offset) + done)
+        if count > 0 {
+          done += count
+        } else if count == 0 {
+          // No file system answers 0 to a write of some bytes; looping on it would never end.
+          throw .inputOutput
+        } else if Errno.current != .interrupted {
+          throw .current
+        }
+      }
+    }
+  }
+
+  /// Gives the memory or the blocks of a range back: it reads as zeros. The length stays.
+  public borrowing func punchHole(_ range: Range<UInt64>) throws(Errno) {
+    let mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    while fallocate(rawValue, mode, off_t(range.lowerBound), off_t(range.count)) < 0 {
+      guard Errno.current == .interrupted else { throw .current }
+    }
+  }
+
   /// Where the next stretch of data at or after `offset` starts (SEEK_DATA); nil when only a hole
   /// is left before the end.
   public borrowing func nextData(from offset: UInt64) throws(Errno) -> UInt64? {

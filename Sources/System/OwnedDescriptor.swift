@@ -38,6 +38,13 @@ extension OwnedDescriptor {
     return OwnedDescriptor(adopting: number)
   }
 
+  /// A file in memory that has no name anywhere: memfd_create(2). `label` is what /proc shows.
+  public static func memory(label: String) throws(SystemError) -> OwnedDescriptor {
+    let number = unsafe clinux_memfd_create(label, UInt32(MFD_CLOEXEC))
+    guard number >= 0 else { throw SystemError("memfd_create", label) }
+    return OwnedDescriptor(adopting: number)
+  }
+
   /// A descriptor that counts signals from other threads: eventfd(2), non-blocking.
   public static func event() throws(SystemError) -> OwnedDescriptor {
     let number = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))

@@ -29,7 +29,8 @@ public struct VMMTimeouts: Hashable, Sendable {
     case .pause, .disable: pauseMilliseconds + answerMilliseconds
     case .saveDeviceState: saveMilliseconds
     case .loadDeviceState: loadMilliseconds
-    case .resume, .run, .kill, .status: answerMilliseconds
+    case .resume, .run, .kill, .status, .startDirtyLog, .fetchDirtyLog, .stopDirtyLog:
+      answerMilliseconds
     }
   }
 }
@@ -39,7 +40,7 @@ public struct VMMTimeouts: Hashable, Sendable {
 /// Two connections: one for the verbs, one for `status`, so that progress can be asked for while a
 /// long `loadDeviceState` waits for pages. A connection that failed is dropped, because its late
 /// answer would be taken for the next one's; the next call connects anew.
-public final class MicroVM: VMMFrontEnd {
+public final class MicroVM: VMMFrontEnd, DirtyLog {
   /// The VM's name.
   public let vmName: String
   private let socketPath: String
@@ -57,6 +58,35 @@ public final class MicroVM: VMMFrontEnd {
 
   /// Its pause has a limit, and what is under way can be taken back.
   public var pausesBesideFaults: Bool { true }
+
+  /// KVM's log of the guest's writes, and what microvm changes itself.
+  public var dirtyLog: (any DirtyLog)? { self }
+
+  /// Begins to watch.
+  public func startDirtyLog() throws(VMMError) {
+    // An earlier process of ours may have begun and died: what that log holds means nothing.
+    try stopDirtyLog()
+    _ = try perform(.startDirtyLog, Request(.startDirtyLog))
+  }
+
+  /// What was written since the last time.
+  public func fetchDirtyLog() throws(VMMError) -> [UInt8] {
+    let reply = try perform(.fetchDirtyLog, Request(.fetchDirtyLog))
+    guard let bitmap = reply.bitmap else {
+      throw error(.fetchDirtyLog, .garbled("the answer has no bitmap"))
+    }
+    return Array(bitmap)
+  }
+
+  /// Watches no more.
+  public func stopDirtyLog() throws(VMMError) {
+    do throws(VMMError) {
+      _ = try perform(.stopDirtyLog, Request(.stopDirtyLog))
+    } catch {
+      // It did not watch.
+      guard case .refused = error.problem else { throw error }
+    }
+  }
 
   /// Stops the vCPUs; a vCPU that waits for a page makes it `pending`.
   public func pause() throws(VMMError) {
@@ -198,6 +228,7 @@ private struct Reply: Decodable {
   let error: String?
   let state: String?
   let vm_state: Data?
+  let bitmap: Data?
   let pid: Int32?
   let operations: UInt64?
   let mismatches: [Mismatch]?

@@ -16,6 +16,12 @@ public enum VMMVerb: String, CaseIterable, Hashable, Sendable {
   case kill
   /// Tell what it does.
   case status
+  /// Begin to record which pages are written.
+  case startDirtyLog = "dirty-log-start"
+  /// Tell which pages were written.
+  case fetchDirtyLog = "dirty-log-fetch"
+  /// Record no more.
+  case stopDirtyLog = "dirty-log-stop"
 
   /// What to do for the verb, in the words of a message.
   public var phrase: String {
@@ -28,6 +34,9 @@ public enum VMMVerb: String, CaseIterable, Hashable, Sendable {
     case .disable: "disable"
     case .kill: "end"
     case .status: "ask the status of"
+    case .startDirtyLog: "begin the dirty log of"
+    case .fetchDirtyLog: "fetch the dirty log of"
+    case .stopDirtyLog: "end the dirty log of"
     }
   }
 }
@@ -91,6 +100,9 @@ public struct VMMError: Error, Hashable, Sendable, CustomStringConvertible {
       return "The VM must be kept from running by other means: stop or end its process."
     case .kill: return "The VMM may be alive: check its process."
     case .status: return "The VM's state is not known."
+    case .startDirtyLog: return "The VM may be watched, which slows its writes."
+    case .fetchDirtyLog: return "What it has written since the last time is lost."
+    case .stopDirtyLog: return "The VM may be watched still, which slows its writes."
     }
   }
 

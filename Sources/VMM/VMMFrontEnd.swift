@@ -49,6 +49,8 @@ public protocol VMMFrontEnd: Sendable {
   /// Whether the VMM may be asked to pause while a vCPU waits for a page: it answers in time even
   /// then, and can be asked for other things afterwards.
   var pausesBesideFaults: Bool { get }
+  /// The VMM's own record of written pages; nil where it keeps none.
+  var dirtyLog: (any DirtyLog)? { get }
   /// Stops every vCPU. After an error the VM may still come to a stop by itself: `resume` it.
   func pause() throws(VMMError)
   /// Lets a paused VM run on; cancels a pause that is not complete. Running already is fine.
@@ -73,4 +75,6 @@ extension VMMFrontEnd {
   /// Unless a front end knows better: QEMU's `stop` does not answer before the page has come, and
   /// its control socket is of no use until then.
   public var pausesBesideFaults: Bool { false }
+  /// Unless a front end knows better.
+  public var dirtyLog: (any DirtyLog)? { nil }
 }

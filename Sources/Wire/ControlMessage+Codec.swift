@@ -13,7 +13,8 @@ extension FrameType {
       .abort, .aborted, .ping, .pong, .parked:
       true
     case .hello, .welcome, .refuse, .request, .pages, .zeroPages, .poisonedPages, .zeroMap,
-      .pushFinished, .credit, .deviceState, .residentMap:
+      .pushFinished, .credit, .deviceState, .residentMap,
+      .seedPages, .seedZeros, .seedRound, .seedRoundApplied, .discardMap:
       false
     }
   }
@@ -108,7 +109,8 @@ extension ControlMessage {
     case .aborted: self = .aborted(epoch: epoch, try Refusal(decoding: payload, at: 8, of: type))
     case .parked: self = .parked(epoch: epoch, try Refusal(decoding: payload, at: 8, of: type))
     case .ping, .pong, .hello, .welcome, .refuse, .request, .pages, .zeroPages, .poisonedPages,
-      .zeroMap, .pushFinished, .credit, .deviceState, .residentMap:
+      .zeroMap, .pushFinished, .credit, .deviceState, .residentMap,
+      .seedPages, .seedZeros, .seedRound, .seedRoundApplied, .discardMap:
       invariantBroken("every control message has its decoder")
     }
   }

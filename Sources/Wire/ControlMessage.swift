@@ -70,6 +70,22 @@ public enum MigrationMode: UInt8, CaseIterable, Hashable, Sendable {
   case postCopy = 1
   /// Freeze, send everything, then run.
   case quick = 2
+  /// Rounds of seeds while the VM runs at the source, then post-copy for what changed last.
+  case hybrid = 3
+
+  /// What a command line and a report call it.
+  public var name: String {
+    switch self {
+    case .postCopy: "post-copy"
+    case .quick: "quick"
+    case .hybrid: "hybrid"
+    }
+  }
+
+  /// Whether pages are sent while the VM still runs at the source.
+  public var hasSeedRounds: Bool { self == .hybrid }
+  /// Whether every page is at the destination before the VM runs there.
+  public var fillsBeforeRun: Bool { self == .quick }
 }
 
 /// How far the destination's durable journal has come: what it proves when it dials again.

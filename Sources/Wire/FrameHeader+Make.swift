@@ -40,6 +40,24 @@ extension FrameHeader {
       sequence: sequence)
   }
 
+  /// The source sends the bytes of `run` while its VM runs; as `pages` otherwise.
+  public static func seedPages(
+    _ run: PageRun, pageSize: PageSize, session: UInt32, sequence: UInt32, checksum: UInt32?
+  ) -> FrameHeader {
+    var header = pages(
+      run, pageSize: pageSize, isDemanded: false, session: session, sequence: sequence,
+      checksum: checksum)
+    header.type = .seedPages
+    return header
+  }
+
+  /// The source found nothing but zeros in `run`, while its VM runs.
+  public static func seedZeros(
+    _ run: PageRun, session: UInt32, sequence: UInt32
+  ) -> FrameHeader {
+    FrameHeader(type: .seedZeros, session: session, run: run, sequence: sequence)
+  }
+
   /// The source has pushed everything once on this connection.
   public static func pushFinished(session: UInt32) -> FrameHeader {
     FrameHeader(type: .pushFinished, session: session)

@@ -178,7 +178,7 @@ extension FrameHeader {
     guard run.count <= WireLimits.maximumRunPageCount(of: region.pageSize) else {
       throw .value(type, .pageCount, found: run.count.rawValue)
     }
-    guard type == .pages else { return }
+    guard type == .pages || type == .seedPages else { return }
     let expected = Int(run.count.byteCount(of: region.pageSize).rawValue)
     guard payloadByteCount == expected else {
       throw .payloadMismatch(type, found: payloadByteCount, expected: expected)

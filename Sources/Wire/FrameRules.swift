@@ -14,10 +14,10 @@ extension FrameType {
   @inlinable
   public var namesPages: Bool {
     switch self {
-    case .request, .pages, .zeroPages, .poisonedPages: true
+    case .request, .pages, .zeroPages, .poisonedPages, .seedPages, .seedZeros: true
     case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
       .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .zeroMap, .pushFinished,
-      .credit, .deviceState, .residentMap:
+      .credit, .deviceState, .residentMap, .seedRound, .seedRoundApplied, .discardMap:
       false
     }
   }
@@ -27,10 +27,10 @@ extension FrameType {
   public var allowedFlags: FrameFlags {
     switch self {
     case .pages, .zeroPages, .poisonedPages: [.demanded, .hasPayloadChecksum]
-    case .deviceState, .residentMap: [.last, .hasPayloadChecksum]
+    case .deviceState, .residentMap, .discardMap: [.last, .hasPayloadChecksum]
     case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
       .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .request, .zeroMap,
-      .pushFinished, .credit:
+      .pushFinished, .credit, .seedPages, .seedZeros, .seedRound, .seedRoundApplied:
       .hasPayloadChecksum
     }
   }
@@ -45,13 +45,14 @@ extension FrameType {
     case .refuse: 4...4 + WireLimits.maximumReasonByteCount
     case .abort, .aborted, .parked: 12...12 + WireLimits.maximumReasonByteCount
     case .ready, .discarded, .prepared, .go, .complete, .completeAcknowledged, .ping, .pong,
-      .credit:
+      .credit, .seedRound, .seedRoundApplied:
       8...8
     case .frozen: 16...16
     case .ran: 48...48
-    case .request, .zeroPages, .poisonedPages, .pushFinished: 0...0
-    case .pages: WireLimits.smallestPageByteCount...WireLimits.maximumPagePayloadByteCount
-    case .zeroMap:
+    case .request, .zeroPages, .poisonedPages, .pushFinished, .seedZeros: 0...0
+    case .pages, .seedPages:
+      WireLimits.smallestPageByteCount...WireLimits.maximumPagePayloadByteCount
+    case .zeroMap, .discardMap:
       WireLimits.zeroMapEntryByteCount...WireLimits.maximumZeroMapRunCount
         * WireLimits.zeroMapEntryByteCount
     case .deviceState: 0...WireLimits.maximumControlPayloadByteCount
@@ -71,8 +72,9 @@ extension FrameType {
       sender == .destination && role == .urgent
     case .ping, .pong, .parked: role == .urgent
     case .pages, .zeroPages, .poisonedPages: sender == .source
-    case .zeroMap, .pushFinished, .deviceState: sender == .source && role == .bulk
-    case .credit, .residentMap: sender == .destination && role == .bulk
+    case .zeroMap, .pushFinished, .deviceState, .seedPages, .seedZeros, .seedRound, .discardMap:
+      sender == .source && role == .bulk
+    case .credit, .residentMap, .seedRoundApplied: sender == .destination && role == .bulk
     }
   }
 }

@@ -56,6 +56,19 @@ public enum FrameType: UInt8, CaseIterable, Hashable, Sendable {
   /// Destination to source, bulk, after a reconnect: which pages it needs no more; the last piece
   /// is flagged, and only then does the push go on.
   case residentMap = 40
+
+  // Seeds, on bulk connections, before the freeze: pages of a VM that still runs.
+  /// Source to destination: the bytes of a run of pages as they were a moment ago. A later seed of
+  /// a page takes an earlier one's place.
+  case seedPages = 41
+  /// Source to destination: this run read as zeros a moment ago.
+  case seedZeros = 42
+  /// Source to destination: no more seeds of this round follow on this connection.
+  case seedRound = 43
+  /// Destination to source: every seed before that `seedRound` has been taken in.
+  case seedRoundApplied = 44
+  /// Source to destination, after the freeze: seeds that are stale; the last frame is flagged.
+  case discardMap = 45
 }
 
 /// Bits of the header's flags byte. An unknown bit ends the session.

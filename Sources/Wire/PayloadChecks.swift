@@ -78,9 +78,11 @@ enum RegionList {
 enum FrameBuilder {
   /// Appends header and payload, with the payload's checksum.
   static func append(
-    _ type: FrameType, session: UInt32, payload: [UInt8], to bytes: inout [UInt8]
+    _ type: FrameType, isLast: Bool = false, session: UInt32, payload: [UInt8],
+    to bytes: inout [UInt8]
   ) {
-    FrameHeader.payload(type, session: session, payload.rawBytes).appendEncoded(to: &bytes)
+    FrameHeader.payload(type, isLast: isLast, session: session, payload.rawBytes)
+      .appendEncoded(to: &bytes)
     bytes.append(contentsOf: payload)
   }
 }

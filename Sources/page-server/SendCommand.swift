@@ -35,7 +35,16 @@ struct SendCommand: ParsableCommand {
   /// When the VM is switched over.
   enum Mode: String, ExpressibleByArgument, CaseIterable {
     case postCopy = "post-copy"
+    case hybrid
     case quick
+
+    var migrationMode: MigrationMode {
+      switch self {
+      case .postCopy: .postCopy
+      case .hybrid: .hybrid
+      case .quick: .quick
+      }
+    }
   }
 
   @OptionGroup var common: CommonOptions
@@ -64,9 +73,24 @@ struct SendCommand: ParsableCommand {
 
   @Option(
     help: """
-      post-copy: switch at once, pages follow. quick: freeze, send everything, then run there.
+      post-copy: switch at once, pages follow. hybrid: send memory in rounds while the VM runs \
+      here, then switch, and what was written last follows. quick: freeze, send everything, then \
+      run there.
       """)
   var mode = Mode.postCopy
+
+  @Option(
+    help: ArgumentHelp(
+      "Rounds end when what is left would be sent in this time.", valueName: "milliseconds"))
+  var downtimeTarget: UInt64 = 50
+
+  @Option(help: ArgumentHelp("Rounds at most.", valueName: "count"))
+  var maxRounds: UInt64 = 30
+
+  @Option(
+    help: ArgumentHelp(
+      "Rounds end after this time, wherever they are. Default: no limit.", valueName: "seconds"))
+  var maxTime: UInt64?
 
   @Option(
     help: """
@@ -92,6 +116,8 @@ struct SendCommand: ParsableCommand {
   var bulkCPU: Int?
 
   /// From one small page a second to more than any network carries.
+  /// A day: whoever means more means no limit.
+  private static let longestMilliseconds: UInt64 = 86_400_000
   private static let bandwidthLimits: ClosedRange<UInt64> = 4096...1_000_000_000_000
 
   func validate() throws {
@@ -103,6 +129,13 @@ struct SendCommand: ParsableCommand {
       throw ValidationError(
         "--bandwidth-limit must be \(Self.bandwidthLimits.lowerBound) to "
           + "\(Self.bandwidthLimits.upperBound) bytes per second; leave it out for no limit")
+    }
+    guard maxRounds > 0 else { throw ValidationError("--max-rounds must be 1 or more") }
+    guard downtimeTarget <= Self.longestMilliseconds else {
+      throw ValidationError("--downtime-target must be at most \(Self.longestMilliseconds)")
+    }
+    if let maxTime, !(1...Self.longestMilliseconds / 1000).contains(maxTime) {
+      throw ValidationError("--max-time must be 1 to \(Self.longestMilliseconds / 1000)")
     }
     _ = try common.vmName()
     let source = try memorySource()
@@ -188,7 +221,10 @@ struct SendCommand: ParsableCommand {
       vmName: try common.vmName(), memory: try memorySource(), frontEnd: try common.frontEnd(vmm),
       endpoint: endpoint, security: try common.security(of: [endpoint], console: console),
       token: try common.token(), directory: try common.directory())
-    configuration.mode = mode == .quick ? .quick : .postCopy
+    configuration.mode = mode.migrationMode
+    configuration.switchLimits = SwitchLimits(
+      downtimeNanoseconds: downtimeTarget * 1_000_000, maximumRoundCount: maxRounds,
+      maximumNanoseconds: maxTime.map { $0 * 1_000_000_000 })
     configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
     configuration.bulkConnectionCount = UInt8(bulkConnections)
     configuration.bulkBytesPerSecond = bandwidthLimit
@@ -224,7 +260,7 @@ extension SendCommand {
         status.settledPageCount = min(
           progress.counts?.settledPageCount ?? 0, progress.totalPageCount)
       }
-    case .listening, .stranger, .refused, .stopRefused, .signalIgnored: break
+    case .listening, .stranger, .refused, .stopRefused, .signalIgnored, .seedRound: break
     }
   }
 }

@@ -40,10 +40,25 @@ final class SendReporter {
     case .restored(let peer, let outage):
       console.tellRestored(address: peer, outageNanoseconds: outage)
     case .state(let state): console.log(.debug, "state: \(state)")
+    case .seedRound(let note): tell(note)
     case .stopRefused(let reason): console.log(.warning, reason.reason)
     case .signalIgnored(let signal): console.log(.debug, "\(signal.name) ends nothing")
     case .progress(let progress): show(progress)
     }
+  }
+
+  private func tell(_ note: SeedRoundNote) {
+    let result = note.result
+    let mebibyte = 1_048_576.0
+    func mebibytes(_ bytes: Double) -> String {
+      String(UInt64((bytes / mebibyte).rounded())) + " MiB"
+    }
+    var text =
+      "round \(note.number): \(mebibytes(Double(result.sentByteCount))) sent in "
+      + "\(result.nanoseconds / 1_000_000) ms, "
+      + "\(mebibytes(Double(result.dirtiedByteCount))) written meanwhile"
+    if let reason = note.reason { text += "; switching: \(reason.rawValue)" }
+    console.log(.notice, text)
   }
 
   private func show(_ progress: SourceProgress) {
@@ -85,7 +100,7 @@ final class SendReporter {
       mode: mode, startedAt: startedAt, totalNanoseconds: result.totalNanoseconds)
     report.downtime = Self.downtime(result)
     report.pages.total = result.totalPageCount
-    if let counts = result.counts { Self.add(counts, to: &report) }
+    if let counts = result.counts { Self.add(counts, result.times, to: &report) }
     report.guest = result.guest.flatMap { guest in
       guest.operationCount.map {
         GuestProgress(
@@ -97,8 +112,13 @@ final class SendReporter {
     tell(result.outcome, report)
   }
 
-  private static func add(_ counts: SourceCounts, to report: inout MigrationReport) {
+  private static func add(
+    _ counts: SourceCounts, _ times: SourceTimes, to report: inout MigrationReport
+  ) {
     report.pages.data = counts.demandedDataPageCount + counts.pushedDataPageCount
+    if times.seeding != nil {
+      report.pages.seeded = counts.seededDataPageCount + counts.seededZeroPageCount
+    }
     report.pages.zero =
       counts.absentPageCount + counts.demandedZeroPageCount + counts.pushedZeroPageCount
     report.pages.poisoned = counts.poisonedPageCount
@@ -138,6 +158,7 @@ final class SendReporter {
 
   private static func phases(_ times: SourceTimes) -> [PhaseTime] {
     let named: [(String, Instant?, Instant?)] = [
+      ("rounds while the VM ran here", times.seeding, times.freeze),
       ("freeze to hand-off", times.freeze, times.handedOff),
       ("hand-off to running at the destination", times.handedOff, times.ran),
       ("pulling the rest", times.ran, times.complete),

@@ -85,7 +85,7 @@ final class ReceiveReporter {
   func finish(_ result: DestinationResult) {
     var report = MigrationReport(
       vm: vmName, session: result.session?.text, side: "destination", outcome: result.outcome,
-      mode: result.mode.map(Self.name) ?? "", startedAt: startedAt,
+      mode: result.mode?.name ?? "", startedAt: startedAt,
       totalNanoseconds: result.totalNanoseconds)
     report.pages.total = result.totalPageCount
     if let statistics = result.statistics { add(statistics, to: &report) }
@@ -102,7 +102,10 @@ final class ReceiveReporter {
   private func add(_ statistics: DataPlaneStatistics, to report: inout MigrationReport) {
     report.faults = Faults(
       statistics.demandLatency, duplicateCount: statistics.repeatedFaultCount)
-    report.pages.data = statistics.demandedPageCount + statistics.pushedPageCount
+    report.pages.data =
+      statistics.demandedPageCount + statistics.pushedPageCount
+      + statistics.stageInstalledPageCount
+    if statistics.seededPageCount > 0 { report.pages.seeded = statistics.seededPageCount }
     report.pages.zero = statistics.zeroReportedPageCount
     report.pages.poisoned = statistics.poisonedPageCount
     report.pages.removed = statistics.removedPageCount
@@ -115,13 +118,6 @@ final class ReceiveReporter {
     let level: LogLevel = outcome.ending == .completed ? .notice : .error
     console.say(OperatorMessage(outcome, vmName: vmName), level: level)
     console.finish(report)
-  }
-
-  private static func name(of mode: MigrationMode) -> String {
-    switch mode {
-    case .postCopy: "post-copy"
-    case .quick: "quick"
-    }
   }
 
   private static func guest(_ result: DestinationResult) -> GuestProgress? {

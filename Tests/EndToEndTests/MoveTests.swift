@@ -11,7 +11,8 @@ extension EndToEnd {
       try migration.expectCompletion()
     }
 
-    @Test("in each mode, with 1, 2 and 4 vCPUs", arguments: ["post-copy", "quick"], [1, 2, 4])
+    @Test(
+      "in each mode, with 1, 2 and 4 vCPUs", arguments: ["post-copy", "hybrid", "quick"], [1, 2, 4])
     func modes(mode: String, vcpus: Int) throws {
       try move(GuestShape(vcpus: vcpus), Plan(mode: mode))
     }
@@ -34,7 +35,8 @@ extension EndToEnd {
 
     @Test(
       "in huge pages", .enabled(if: Machine.hasHugePages, "needs 32 free huge pages"),
-      arguments: [("memfd", Plan.Memory.file), ("private", .process)], ["post-copy", "quick"])
+      arguments: [("memfd", Plan.Memory.file), ("private", .process)],
+      ["post-copy", "hybrid", "quick"])
     func hugePages(backing: (String, Plan.Memory), mode: String) throws {
       try move(
         GuestShape(memory: "32M", vcpus: 2, pageSize: "2M", backing: backing.0),
@@ -69,7 +71,7 @@ extension EndToEnd {
       "while it gives pages back",
       arguments: [
         ("memfd", "remove", "4K"), ("memfd", "dontneed", "4K"), ("private", "dontneed", "4K"),
-      ], ["post-copy", "quick"])
+      ], ["post-copy", "hybrid", "quick"])
     func removal(how: (backing: String, method: String, pageSize: String), mode: String) throws {
       try move(
         GuestShape(
@@ -81,6 +83,15 @@ extension EndToEnd {
     @Test("without KVM: the guest of threads", arguments: ["post-copy", "quick"])
     func processGuest(mode: String) throws {
       try move(GuestShape(vcpus: 2, isProcess: true), Plan(mode: mode))
+    }
+
+    @Test("not in rounds, where nobody tells what it writes: it runs on")
+    func noDirtyLog() throws {
+      let migration = try Migration(GuestShape(vcpus: 2, isProcess: true), Plan(mode: "hybrid"))
+      try migration.start()
+      try #require(migration.server).expectEnd("aborted", exitCode: 11, saying: "dirty log")
+      try #require(migration.receiver).expectEnd("aborted", exitCode: 11)
+      try migration.expectSourceRunsOn()
     }
 
     @Test("that is empty but for its first pages")

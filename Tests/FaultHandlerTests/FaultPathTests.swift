@@ -37,7 +37,7 @@ struct FaultPathTests {
     let (ping, _) = try fixture.source.next(on: fixture.source.urgent)
     #expect(ping.type == .ping)
     #expect(fixture.plane.statistics().faultCount == 0)
-    fixture.plane.startFaults()
+    try fixture.plane.startFaults()
     #expect(try fixture.source.nextRequest().run == ScriptedSource.run(3..<4))
     try fixture.source.sendPages(3..<4, isDemanded: true, on: fixture.source.urgent)
     #expect(try reader.value() == PageContent.word(3))

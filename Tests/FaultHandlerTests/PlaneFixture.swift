@@ -24,6 +24,7 @@ final class PlaneFixture {
     var isShared = false
     var bulkCount = 1
     var limitByteCount: Int?
+    var takesSeeds = false
     var features: UserfaultFeatures = [.removeEvents]
     /// A played source sends no heartbeats.
     var heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000
@@ -44,10 +45,11 @@ final class PlaneFixture {
         anonymousByteCount: Int(memory.document.layout.totalPageCount.rawValue)))
     plane = try DestinationDataPlane(
       memory: memory, ledger: PageLedger(fresh: states), session: ScriptedSource.session,
+      takesSeeds: shape.takesSeeds,
       heartbeatBudgetNanoseconds: shape.heartbeatBudgetNanoseconds,
       faultPlacement: ThreadPlacement())
     source = try Self.link(plane, bulkCount: shape.bulkCount, tellsResidency: false)
-    if startsFaults { plane.startFaults() }
+    if startsFaults { try plane.startFaults() }
   }
 
   /// A new link for the plane; its other ends.

@@ -84,7 +84,7 @@ struct RemovalTests {
     try awaitState(.present, page: 10, fixture)
     #expect(fixture.plane.statistics().retryCount > 0)
     #expect(fixture.plane.state(ofPage: 2) == .zero)
-    fixture.plane.startFaults()
+    try fixture.plane.startFaults()
     #expect(try reader.value() == 0)
     #expect(guest.word(page: 40) == 0)
   }

@@ -82,6 +82,45 @@ final class ScriptedSource: Sendable {
     try send(header, payload, on: connection)
   }
 
+  /// Seeds of pages as the source has them, or had them when it ran: `version` of their words.
+  func sendSeeds(
+    _ pages: Range<Int>, region: Int = 0, size: PageSize = .small, version: UInt64 = 0,
+    on connection: Connection
+  ) throws {
+    var payload: [UInt8] = []
+    for page in pages {
+      payload += PageContent.bytes(PageContent.word(page, region: region) &+ version << 8, size)
+    }
+    let header = FrameHeader.seedPages(
+      Self.run(pages, region), pageSize: size, session: shortID, sequence: 0,
+      checksum: CRC32C.checksum(of: payload.rawBytes))
+    try send(header, payload, on: connection)
+  }
+
+  func sendSeedZeros(_ pages: Range<Int>, on connection: Connection) throws {
+    try send(.seedZeros(Self.run(pages, 0), session: shortID, sequence: 0), on: connection)
+  }
+
+  /// Says the end of a round on each bulk connection and awaits the answers.
+  func endRound(_ number: UInt64) throws {
+    for connection in bulk {
+      try connection.send(SeedRound.endFrame(number, session: shortID).rawBytes)
+    }
+    for connection in bulk {
+      while true {
+        let (header, payload) = try next(on: connection)
+        guard header.type == .seedRoundApplied else { continue }
+        #expect(try SeedRound.number(in: payload.rawBytes, of: header.type) == number)
+        break
+      }
+    }
+  }
+
+  func sendDiscards(_ runs: [PageRun], isLast: Bool = true) throws {
+    let frame = RunMap.discard.encodedFrame(runs[...], isLast: isLast, session: shortID)
+    try bulk[0].send(frame.rawBytes)
+  }
+
   func sendZeros(_ pages: Range<Int>, isDemanded: Bool = false, on connection: Connection) throws {
     try send(
       .zeroPages(
@@ -90,7 +129,7 @@ final class ScriptedSource: Sendable {
   }
 
   func sendZeroMap(_ runs: [PageRun]) throws {
-    try bulk[0].send(ZeroMap.encodedFrame(runs[...], session: shortID).rawBytes)
+    try bulk[0].send(RunMap.zero.encodedFrame(runs[...], session: shortID).rawBytes)
   }
 
   func sendPoison(_ pages: Range<Int>, isDemanded: Bool, on connection: Connection) throws {

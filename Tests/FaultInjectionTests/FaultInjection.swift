@@ -5,8 +5,6 @@ import Testing
 /// and a link that fails as told. Each case ends with the guest's own check and a comparison of all
 /// memory with the frozen image, and looks for what was left behind. One at a time in a process,
 /// because each looks at what the process has started; the test runner has several processes.
-///
-/// Case 3, pages that are dirtied again after they were seeded, belongs to the mode that seeds.
 @Suite(
   .serialized, .enabled(if: Machine.hasUserfaultfd, "needs userfaultfd with kernel-mode faults"))
 enum FaultInjection {}

@@ -86,6 +86,54 @@ struct PageLedgerTests {
     #expect(states(pages) == [.requested, .present, .zero])
   }
 
+  @Test("a seed is staged, replaced, discarded, and installed from the stage")
+  func seeds() {
+    var pages = PageLedger(fresh: PageStateArray(pageCount: 6))
+    pages.staged(0..<4)
+    pages.seededZero(3..<5)
+    pages.staged(4..<5)
+    #expect(states(pages) == [.staged, .staged, .staged, .zero, .staged, .missing])
+    pages.discarded(1..<4)
+    #expect(states(pages) == [.staged, .missing, .missing, .missing, .staged, .missing])
+    #expect(pages.fault(at: 0) == .stageFill)
+    #expect(pages.fault(at: 1) == .request)
+    #expect(pages.nextAwaitedRun(in: 0..<6) == 1..<4, "what is staged is not awaited")
+    pages.installed(0..<4)
+    pages.installed(5..<6)
+    #expect(!pages.isComplete, "what is staged is not installed yet")
+    #expect(pages.zeroArrived(4..<5) == 0)
+    #expect(pages.isComplete && states(pages)[4] == .zero)
+    #expect(countsAgree(pages))
+  }
+
+  @Test("a seed touches no page that is more than a seed")
+  func lateSeeds() throws {
+    let late: [PageState] = [.present, .removed, .poisoned]
+    var pages = try ledger(late + [.missing])
+    #expect(pages.fault(at: 3) == .request)
+    pages.staged(0..<4)
+    pages.seededZero(0..<4)
+    pages.discarded(0..<4)
+    #expect(states(pages) == late + [.requested])
+    #expect(countsAgree(pages))
+  }
+
+  @Test("what was staged is missing to the next process")
+  func stageDiesWithItsProcess() throws {
+    let pages = try ledger([.staged, .present])
+    #expect(states(pages) == [.missing, .present])
+    #expect(PageState.allCases.filter(\.isSettled) == [.present, .zero, .removed, .poisoned])
+  }
+
+  @Test("a removal on private memory takes a staged page as well")
+  func removalOfStaged() throws {
+    var pages = PageLedger(fresh: PageStateArray(pageCount: 2))
+    pages.staged(0..<2)
+    #expect(pages.removed(0..<1, from: .privateAnonymous).removedCount == 1)
+    #expect(pages.removed(1..<2, from: .shared).removedCount == 0)
+    #expect(states(pages) == [.removed, .staged])
+  }
+
   @Test("a zero map leaves the pages that are waited for to be zero-filled now")
   func zeroMap() throws {
     var pages = try ledger([.missing, .missing, .present, .removed, .poisoned, .zero])
@@ -124,15 +172,15 @@ struct PageLedgerTests {
   func recovery() throws {
     let bytes = PageState.allCases.map(\.rawValue)
     let pages = try PageLedger(recovering: PageStateArray(bytes: bytes))
-    #expect(states(pages) == [.missing, .missing, .present, .zero, .removed, .poisoned])
+    #expect(states(pages) == [.missing, .missing, .present, .zero, .removed, .poisoned, .missing])
     #expect(pages.count(of: .requested) == 0)
     #expect(countsAgree(pages))
   }
 
   @Test("a byte that is no state is refused, with its place")
   func recoveryOfGarbage() {
-    #expect(throws: PageStateError.invalidByte(flatIndex: 1, byte: 6)) {
-      _ = try PageLedger(recovering: PageStateArray(bytes: [0, 6]))
+    #expect(throws: PageStateError.invalidByte(flatIndex: 1, byte: 7)) {
+      _ = try PageLedger(recovering: PageStateArray(bytes: [0, 7]))
     }
   }
 

@@ -82,10 +82,14 @@ struct SourceRig {
     case .finished:
       rig = at(.awaitingAborted, mode: mode)
       rig.feed(.received(.aborted(epoch: base, trouble)))
+    case .seeding:
+      rig = at(.preparing, mode: .hybrid)
+      rig.feed(.received(.ready(epoch: base)))
     case .opening, .preparing, .pausing, .frozen, .saving, .saved, .handingOff, .handedOff,
       .serving, .completing, .lingering:
       for (event, reached) in way {
         rig.feed(event)
+        if rig.core.state == .seeding { rig.feed(.seeded) }
         if reached == state && state != .preparing { break }
         if case .linkUp = event, state == .preparing { break }
       }

@@ -256,7 +256,7 @@ import Wire
     while runCount < 16 {
       let map = try migration.bulk[0].receive()
       try #require(map.header.type == .zeroMap)
-      runCount += try ZeroMap.runCount(in: map.payload.rawBytes)
+      runCount += try RunMap.zero.runCount(in: map.payload.rawBytes)
     }
     // What the thread does next, if it did anything, would come before device state.
     migration.plane.sendDeviceState([1])

@@ -90,10 +90,10 @@ private func found(
     let header = try fixture.export(image, awaited: awaited)
     let backing = try fixture.open()
     try backing.file.verify()
-    #expect(header.counts.unheld == UInt64(states.count { !$0.isAwaited }))
+    #expect(header.counts.unheld == UInt64(states.count { $0.isSettled }))
     for (index, state) in states.enumerated() {
       let served = serve(backing, index)
-      if state.isAwaited {
+      if !state.isSettled {
         #expect(served == serve(image, index), "seed \(seed), page \(index)")
       } else {
         guard case .lost(.notInExport) = served else {
@@ -104,7 +104,7 @@ private func found(
     }
     #expect(
       try found(backing, backing.searchUnheld)
-        == Set(states.indices.filter { !states[$0].isAwaited }))
+        == Set(states.indices.filter { states[$0].isSettled }))
   }
 
   /// Runs are read as the engine reads them: across chunks, kinds and poisoned pages.

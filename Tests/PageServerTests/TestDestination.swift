@@ -165,8 +165,8 @@ struct Arrivals: Sendable {
   ) throws {
     switch frame.header.type {
     case .zeroMap:
-      for position in 0..<(try ZeroMap.runCount(in: frame.payload.rawBytes)) {
-        let run = try ZeroMap.run(at: position, in: frame.payload.rawBytes, of: layout)
+      for position in 0..<(try RunMap.zero.runCount(in: frame.payload.rawBytes)) {
+        let run = try RunMap.zero.run(at: position, in: frame.payload.rawBytes, of: layout)
         for index in layout.flatRange(of: run) {
           mapped[index] += 1
           if expected(index).contains(where: { $0 != 0 }) { wrong.append("mapped \(index)") }

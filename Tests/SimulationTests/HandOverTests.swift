@@ -16,7 +16,7 @@ struct HandOverTests {
     }
   }
 
-  @Test("every single fault, three timings, both modes")
+  @Test("every single fault, three timings, each mode")
   func singles() {
     var summary = HandOverSummary()
     for seed: UInt64 in 1...3 {
@@ -25,7 +25,7 @@ struct HandOverTests {
       }
     }
     #expect(summary.failures == [])
-    #expect(summary.runCount == HandOverFault.all.count * 6)
+    #expect(summary.runCount == HandOverFault.all.count * 3 * MigrationMode.allCases.count)
     #expect(summary.movedCount > 300 && summary.stayedCount > 100)
     // What only a first fault calls forth is the business of pairs.
     let called: Set<HandOverFault.Point> = [
@@ -47,7 +47,7 @@ struct HandOverTests {
   func pairs(first: Int) {
     let summary = Simulation.sweepHandOver(first: first, withPairs: true, seed: 1)
     #expect(summary.failures == [])
-    #expect(summary.runCount == 2 * (HandOverFault.all.count + 1))
+    #expect(summary.runCount == MigrationMode.allCases.count * (HandOverFault.all.count + 1))
   }
 
   @Test(

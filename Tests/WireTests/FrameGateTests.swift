@@ -30,7 +30,7 @@ import Wire
   }
 
   @Test func everyTruncationOfEveryFrameAsksForMore() throws {
-    for frame in Samples.frames where frame[0] != FrameType.pages.rawValue {
+    for frame in Samples.wholeFrames {
       let type = FrameType(rawValue: frame[0])!
       let gate = try openGate(for: type)
       for count in 0..<frame.count {
@@ -46,7 +46,7 @@ import Wire
   }
 
   @Test func everyBitFlipInAFrameIsDetected() throws {
-    for frame in Samples.frames where frame[0] != FrameType.pages.rawValue {
+    for frame in Samples.wholeFrames {
       let gate = try openGate(for: FrameType(rawValue: frame[0])!)
       for bit in 0..<frame.count * 8 {
         var bytes = frame
@@ -108,8 +108,9 @@ import Wire
     ]
     let fromSourceInBulk: Set<FrameType> = [
       .refuse, .pages, .zeroPages, .poisonedPages, .zeroMap, .pushFinished, .deviceState,
+      .seedPages, .seedZeros, .seedRound, .discardMap,
     ]
-    let fromDestinationInBulk: Set<FrameType> = [.refuse, .credit, .residentMap]
+    let fromDestinationInBulk: Set<FrameType> = [.refuse, .credit, .residentMap, .seedRoundApplied]
     let table: [(Peer, ConnectionRole, Set<FrameType>)] = [
       (.source, .urgent, fromSource), (.destination, .urgent, fromDestination),
       (.source, .bulk, fromSourceInBulk), (.destination, .bulk, fromDestinationInBulk),

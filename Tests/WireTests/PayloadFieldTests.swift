@@ -111,7 +111,7 @@ import Wire
     expect(
       .value(.welcome, .epoch, found: .max), .welcome,
       storing(UInt64.max, at: 16, in: welcome))
-    for mode in [0, 3, 255] as [UInt8] {
+    for mode in [0, 4, 255] as [UInt8] {
       expect(
         .value(.welcome, .mode, found: UInt64(mode)), .welcome, storing(mode, at: 24, in: welcome))
     }

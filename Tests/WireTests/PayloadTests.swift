@@ -9,15 +9,21 @@ func decodedPayload(_ payload: [UInt8], of type: FrameType) throws(WireError) ->
   case .hello: "\(try Hello(bytes: payload))"
   case .welcome: "\(try Welcome(bytes: payload))"
   case .refuse: "\(try Refusal(bytes: payload))"
-  case .zeroMap: "\(try ZeroMap.runs(in: payload))"
+  case .zeroMap: "\(try RunMap.zero.runs(in: payload))"
+  case .discardMap: "\(try RunMap.discard.runs(in: payload))"
   case .credit: "\(try Credit.total(bytes: payload))"
+  case .seedRound, .seedRoundApplied:
+    "\(try SeedRound.number(in: payload.rawBytes, of: type))"
   default: "\(try ControlMessage(bytes: payload, of: type))"
   }
 }
 
 /// The types whose payload has a layout: not pages, not device state, not header only.
 let structuredTypes: [FrameType] = FrameType.allCases.filter {
-  $0.isControlMessage || [.hello, .welcome, .refuse, .zeroMap, .credit].contains($0)
+  $0.isControlMessage
+    || [
+      .hello, .welcome, .refuse, .zeroMap, .credit, .seedRound, .seedRoundApplied, .discardMap,
+    ].contains($0)
 }
 
 func samplePayload(of type: FrameType) -> [UInt8] {
@@ -92,10 +98,10 @@ func payloadError(_ payload: [UInt8], of type: FrameType) -> WireError? {
 
   @Test func zeroMapsAndCreditsRoundTrip() throws {
     let map = samplePayload(of: .zeroMap)
-    #expect(try ZeroMap.runs(in: map) == Samples.zeroRuns)
+    #expect(try RunMap.zero.runs(in: map) == Samples.zeroRuns)
     #expect(try Credit.total(bytes: samplePayload(of: .credit)) == ByteCount(4 << 20))
     let full = [PageRun](repeating: run(0, 0, 1), count: WireLimits.maximumZeroMapRunCount)
-    let frame = ZeroMap.encodedFrame(full[...], session: 1)
+    let frame = RunMap.zero.encodedFrame(full[...], session: 1)
     #expect(try FrameHeader(bytes: frame).payloadByteCount == 65_536)
   }
 
@@ -103,7 +109,7 @@ func payloadError(_ payload: [UInt8], of type: FrameType) -> WireError? {
     for type in structuredTypes {
       let whole = samplePayload(of: type)
       #expect(payloadError(whole, of: type) == nil)
-      for count in 0..<whole.count where !(type == .zeroMap && count == 16) {
+      for count in 0..<whole.count where !([.zeroMap, .discardMap].contains(type) && count == 16) {
         #expect(
           payloadError(Array(whole.prefix(count)), of: type) != nil, "\(type) cut to \(count)")
       }
@@ -140,7 +146,14 @@ func payloadError(_ payload: [UInt8], of type: FrameType) -> WireError? {
     case .welcome: frame = try Welcome(bytes: bytes).encodedFrame()
     case .refuse: frame = try Refusal(bytes: bytes).encodedFrame(session: 1)
     case .zeroMap:
-      frame = ZeroMap.encodedFrame(try ZeroMap.runs(in: bytes)[...], session: 1)
+      frame = RunMap.zero.encodedFrame(try RunMap.zero.runs(in: bytes)[...], session: 1)
+    case .discardMap:
+      frame = RunMap.discard.encodedFrame(try RunMap.discard.runs(in: bytes)[...], session: 1)
+    case .seedRound, .seedRoundApplied:
+      let number = try SeedRound.number(in: bytes.rawBytes, of: type)
+      frame =
+        type == .seedRound
+        ? SeedRound.endFrame(number, session: 1) : SeedRound.appliedFrame(number, session: 1)
     case .credit:
       frame = Credit.encodedFrame(total: try Credit.total(bytes: bytes), session: 1)
     default:

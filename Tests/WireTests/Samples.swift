@@ -47,6 +47,12 @@ enum Samples {
     .poisonedPages(run(1, 1, 1), isDemanded: false, session: shortID, sequence: 0),
   ]
 
+  static let seedHeaders: [FrameHeader] = [
+    .seedPages(
+      run(0, 16, 2), pageSize: .small, session: shortID, sequence: 5, checksum: 0x1122_3344),
+    .seedZeros(run(0, 240, 16), session: shortID, sequence: 6),
+  ]
+
   static let zeroRuns = [run(0, 3, 5), run(1, 0, 2)]
 
   static let deviceState: [UInt8] = [1, 2, 3]
@@ -67,7 +73,7 @@ enum Samples {
     ]
     frames += controlMessages.map { $0.encodedFrame(session: shortID) }
     frames += pageHeaders.map(encoded)
-    frames.append(ZeroMap.encodedFrame(zeroRuns[...], session: shortID))
+    frames.append(RunMap.zero.encodedFrame(zeroRuns[...], session: shortID))
     frames.append(encoded(.pushFinished(session: shortID)))
     frames.append(Credit.encodedFrame(total: ByteCount(4 << 20), session: shortID))
     frames.append(
@@ -75,6 +81,15 @@ enum Samples {
         .payload(.deviceState, isLast: true, session: shortID, deviceState.rawBytes))
         + deviceState)
     frames.append(residentMapFrame)
+    frames += seedHeaders.map(encoded)
+    frames.append(SeedRound.endFrame(3, session: shortID))
+    frames.append(SeedRound.appliedFrame(3, session: shortID))
+    frames.append(RunMap.discard.encodedFrame(zeroRuns[...], isLast: true, session: shortID))
     return frames
   }()
+
+  /// Those that are here with their payload: not the pages themselves.
+  static var wholeFrames: [[UInt8]] {
+    frames.filter { ![.pages, .seedPages].contains(FrameType(rawValue: $0[0])) }
+  }
 }

@@ -103,9 +103,9 @@ extension ControlMessage {
   }
 }
 
-extension ZeroMap {
+extension RunMap {
   /// All runs.
-  static func runs(in bytes: [UInt8]) throws(WireError) -> [PageRun] {
+  func runs(in bytes: [UInt8]) throws(WireError) -> [PageRun] {
     // The samples' image is valid.
     guard let layout = try? sampleLayout() else { return [] }
     var runs: [PageRun] = []

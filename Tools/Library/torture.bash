@@ -14,7 +14,7 @@ draw_torture() {
   pick vcpus 1 2 2 4
   pick page_size 4K 4K 4K 2M
   pick backing memfd memfd private
-  pick mode post-copy post-copy post-copy quick
+  pick mode post-copy post-copy post-copy hybrid quick
   pick prefetch bubbling bubbling linear
   pick bulk_connections 1 1 2 4
   # Most of a second to some seconds of push: time for something to happen.

@@ -9,7 +9,7 @@ enum HostilePeer {
   static func run(_ input: [UInt8]) {
     var reader = InputReader(input)
     let setting = reader.byte()
-    let mode: MigrationMode = setting & 2 == 0 ? .postCopy : .quick
+    let mode: MigrationMode = setting & 2 == 0 ? .postCopy : setting & 4 == 0 ? .quick : .hybrid
     if setting & 1 == 0 {
       var source = SourceUnderAttack(mode: mode)
       while !reader.isAtEnd, !source.isFinished { source.step(reader.byte(), reader.byte()) }
@@ -68,6 +68,7 @@ struct SourceUnderAttack {
   private var records: [SourceRecord] = []
   private var timers: Set<SourceTimer> = []
   private var isListening = false
+  private var isSeeding = false
   private var isLinkUp = false
   private var isLinkFinal = false
   private var mayBeHandedOff = false
@@ -91,7 +92,9 @@ struct SourceUnderAttack {
 
   private mutating func event(_ choice: UInt8, _ detail: UInt8) -> SourceEvent? {
     switch choice % 8 {
-    case 0: return orders.isEmpty ? nil : .vmm(answer(to: orders.removeFirst(), detail))
+    case 0:
+      if isSeeding, detail & 4 != 0 { return answer(toSeedingWith: detail) }
+      return orders.isEmpty ? nil : .vmm(answer(to: orders.removeFirst(), detail))
     case 1: return records.isEmpty ? nil : .journal(answer(to: records.removeFirst(), detail))
     case 2:
       guard isListening, !isLinkUp, !isLinkFinal else { return nil }
@@ -115,6 +118,10 @@ struct SourceUnderAttack {
       default: return .vmm(.resumedByItself)
       }
     }
+  }
+
+  private func answer(toSeedingWith detail: UInt8) -> SourceEvent {
+    detail & 3 != 3 ? .seeded : .seedingFailed(HostilePeer.trouble)
   }
 
   private func answer(to order: SourceEffect, _ detail: UInt8) -> SourceVMMEvent {
@@ -155,6 +162,8 @@ struct SourceUnderAttack {
         invariant(!mayBeHandedOff, "the VM resumes only while no HANDED_OFF can be durable")
         orders.append(effect)
       case .listen: isListening = true
+      case .beginSeeding: isSeeding = true
+      case .endSeeding: isSeeding = false
       case .send(let message):
         if case .go = message { invariant(isHandedOff, "GO follows a durable HANDED_OFF") }
       case .setTimer(let timer, _): timers.insert(timer)

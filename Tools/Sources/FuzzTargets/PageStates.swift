@@ -28,9 +28,12 @@ enum PageStates {
       return
     }
     for flatIndex in 0..<pageCount {
-      invariant(ledger[flatIndex] != .requested, "no request outlives its process")
+      invariant(
+        ledger[flatIndex] != .requested && ledger[flatIndex] != .staged,
+        "neither request nor stage outlives its process")
       invariant(
         recorded[flatIndex] == PageState.requested.rawValue
+          || recorded[flatIndex] == PageState.staged.rawValue
           || ledger[flatIndex].rawValue == recorded[flatIndex], "all other states are kept")
     }
     while !reader.isAtEnd {
@@ -45,7 +48,7 @@ enum PageStates {
     let start = first % ledger.pageCount
     let range = start..<min(ledger.pageCount, start + count % 16 + 1)
     let before = range.map { ledger[$0] }
-    switch choice % 6 {
+    switch choice % 9 {
     case 0:
       let answer = ledger.fault(at: start)
       invariant((answer == .request) == (before[0] == .missing), "a page is asked for once")
@@ -61,6 +64,9 @@ enum PageStates {
       let waiterCount = ledger.zeroArrived(range)
       invariant(
         waiterCount == before.count { $0 == .requested }, "a zero map counts those who wait")
+    case 5: ledger.staged(range)
+    case 6: ledger.seededZero(range)
+    case 7: ledger.discarded(range)
     default:
       let kind: MemoryKind = choice & 0x80 == 0 ? .privateAnonymous : .shared
       let outcome = ledger.removed(range, from: kind)
@@ -79,9 +85,8 @@ enum PageStates {
     }
     invariant(
       ledger.isComplete
-        == (counts[Int(PageState.missing.rawValue)] + counts[Int(PageState.requested.rawValue)]
-          == 0),
-      "complete means that nothing is awaited")
+        == [PageState.missing, .requested, .staged].allSatisfy { counts[Int($0.rawValue)] == 0 },
+      "complete means that nothing is awaited or staged")
   }
 
   /// A real file, for the kernel's part of it: what is cut short must be refused, not fault later.

@@ -15,9 +15,18 @@ enum Payloads {
       case .credit:
         return Credit.encodedFrame(
           total: try Credit.total(in: bytes), session: header.session)
-      case .zeroMap: return try zeroMap(payload, session: header.session)
+      case .zeroMap: return try runMap(.zero, payload, header)
+      case .discardMap: return try runMap(.discard, payload, header)
+      case .seedRound:
+        return SeedRound.endFrame(
+          try SeedRound.number(in: bytes, of: header.type), session: header.session)
+      case .seedRoundApplied:
+        return SeedRound.appliedFrame(
+          try SeedRound.number(in: bytes, of: header.type), session: header.session)
       case .residentMap: return try residentMap(payload, header)
-      case .request, .pages, .zeroPages, .poisonedPages, .pushFinished, .deviceState: return nil
+      case .request, .pages, .zeroPages, .poisonedPages, .pushFinished, .deviceState, .seedPages,
+        .seedZeros:
+        return nil
       default:
         guard header.type.isControlMessage else { return nil }
         let message = try ControlMessage(decoding: bytes, of: header.type)
@@ -59,16 +68,19 @@ enum Payloads {
     return encoder.takeFrame(isLast: true)
   }
 
-  private static func zeroMap(_ payload: [UInt8], session: UInt32) throws(WireError) -> [UInt8] {
+  private static func runMap(
+    _ map: RunMap, _ payload: [UInt8], _ header: FrameHeader
+  ) throws(WireError) -> [UInt8] {
     var runs: [PageRun] = []
-    for position in 0..<(try ZeroMap.runCount(in: payload.rawBytes)) {
-      let run = try ZeroMap.run(at: position, in: payload.rawBytes, of: Given.layout)
+    for position in 0..<(try map.runCount(in: payload.rawBytes)) {
+      let run = try map.run(at: position, in: payload.rawBytes, of: Given.layout)
       let range = Given.layout.flatRange(of: run)
       invariant(
         range.upperBound <= Int(Given.layout.totalPageCount.rawValue),
-        "a zero map names pages of the image alone")
+        "a map names pages of the image alone")
       runs.append(run)
     }
-    return ZeroMap.encodedFrame(runs[...], session: session)
+    return map.encodedFrame(
+      runs[...], isLast: header.flags.contains(.last), session: header.session)
   }
 }

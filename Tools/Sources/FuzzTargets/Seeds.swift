@@ -97,9 +97,18 @@ enum FrameSeeds {
       + encoded(.zeroPages(run(0, 240, 16), isDemanded: true, session: shortID, sequence: 78))
       + encoded(.poisonedPages(run(1, 1, 1), isDemanded: false, session: shortID, sequence: 0))
     let bulk =
-      ZeroMap.encodedFrame([run(0, 3, 5), run(1, 0, 2)][...], session: shortID)
+      RunMap.zero.encodedFrame([run(0, 3, 5), run(1, 0, 2)][...], session: shortID)
       + withPayload(.deviceState, isLast: true, [1, 2, 3])
       + encoded(.pushFinished(session: shortID))
+    let seeds =
+      encoded(
+        .seedPages(
+          run(0, 16, 1), pageSize: .small, session: shortID, sequence: 1,
+          checksum: CRC32C.checksum(of: page.rawBytes))) + page
+      + encoded(.seedZeros(run(0, 240, 16), session: shortID, sequence: 2))
+      + SeedRound.endFrame(1, session: shortID)
+      + RunMap.discard.encodedFrame(
+        [run(0, 3, 5), run(1, 0, 2)][...], isLast: true, session: shortID)
     return [
       FuzzSeed(name: "seed-welcome", bytes: [0] + welcome.encodedFrame()),
       FuzzSeed(name: "seed-refuse", bytes: [0] + refusal.encodedFrame(session: 0)),
@@ -107,6 +116,7 @@ enum FrameSeeds {
       FuzzSeed(name: "seed-source-urgent", bytes: [2] + fromSource),
       FuzzSeed(name: "seed-source-pages", bytes: [2] + pages),
       FuzzSeed(name: "seed-source-bulk", bytes: [3] + bulk),
+      FuzzSeed(name: "seed-source-seeds", bytes: [3] + seeds),
       FuzzSeed(
         name: "seed-destination-urgent",
         bytes: [4] + fromDestination
@@ -114,7 +124,7 @@ enum FrameSeeds {
       FuzzSeed(
         name: "seed-destination-bulk",
         bytes: [5] + Credit.encodedFrame(total: ByteCount(1 << 20), session: shortID)
-          + residentMap),
+          + residentMap + SeedRound.appliedFrame(1, session: shortID)),
     ]
   }()
 

@@ -37,7 +37,7 @@ struct Simulate: ParsableCommand {
   @Flag(
     help: """
       Run hand-overs in which one message or record after the other is lost, doubled, delayed, or \
-      one of the processes is killed at it: each fault, and each pair of faults, in both modes.
+      one of the processes is killed at it: each fault, and each pair of faults, in each mode.
       """)
   var handOver = false
 
@@ -157,7 +157,7 @@ struct Simulate: ParsableCommand {
     var whole = HandOverSummary()
     for part in parts { whole.add(part) }
     print(
-      "\(faults.count) faults, \(whole.runCount) hand-overs with one or two of them in both modes; "
+      "\(faults.count) faults, \(whole.runCount) hand-overs with one or two of them in each mode; "
         + "every fault came to pass in \(whole.reachedCount); moved \(whole.movedCount), "
         + "stayed \(whole.stayedCount), \(whole.failures.count) wrong")
     for failure in whole.failures.prefix(20) { print("  \(failure)") }

@@ -1,0 +1,163 @@
+internal import Pages
+internal import System
+internal import Wire
+
+/// One link's part in the rounds of seeds: what the bulk threads still have to send of a round, and
+/// which of them the destination has answered to.
+///
+/// ```
+///   seeder ── begin(round) ──▶ bulk threads: next, next, … then the end of the round, on each
+///      ▲                                                                    │ answered on each
+///      └──────────────────────────── news ──────────────────────────────────╯
+/// ```
+///
+/// A round ends only when the destination has taken in all of it, on every connection: so no seed
+/// can be overtaken by one of a later round, or by the discards (P3).
+final class SeedFeed: Sendable {
+  /// How a round stands.
+  enum Progress {
+    case running
+    /// All that was sent is taken in. Pages that were not are poisoned, or left over after `stop`.
+    case applied(unsent: PageBitmap, sentByteCount: UInt64)
+    /// The link is lost: nobody knows what has arrived.
+    case lost
+  }
+
+  /// Signalled when the round has ended or the link is lost. For the seeder alone.
+  let news: WakeEvent
+  private let layout: ImageLayout
+  private let state: Lock<State>
+
+  private struct State {
+    var round: UInt64 = 0
+    var pages: PageBitmap
+    /// Pages before it were taken, or were none of the round's.
+    var position = 0
+    var sentByteCount: UInt64 = 0
+    var isStopped = false
+    /// When the destination, or the round, last went on.
+    var lastProgress: Instant
+    /// Pages of the round that could not be sent.
+    var skipped: PageBitmap
+    /// By bulk connection: the last round whose end was said, and was answered.
+    var ended: [UInt64] = []
+    var answered: [UInt64] = []
+    var isOver = false
+    var isApplied: Bool { !answered.isEmpty && answered.allSatisfy { $0 == round } }
+  }
+
+  init(layout: ImageLayout) throws(SystemError) {
+    self.layout = layout
+    news = try WakeEvent()
+    let none = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
+    state = Lock(State(pages: none, lastProgress: MonotonicClock.now(), skipped: none))
+  }
+
+  // MARK: For the seeder
+
+  /// Gives the bulk threads, of which there are so many, a round; wake them afterwards.
+  func begin(round: UInt64, _ pages: PageBitmap, connectionCount: Int) {
+    state.withLock { state in
+      state.round = round
+      state.pages = pages
+      state.position = 0
+      state.sentByteCount = 0
+      state.isStopped = false
+      state.lastProgress = MonotonicClock.now()
+      state.skipped = PageBitmap(pageCount: pages.pageCount)
+      state.ended = Array(repeating: 0, count: connectionCount)
+      state.answered = state.ended
+    }
+  }
+
+  /// Sends no more of the round; its end is said and answered all the same. Wake them afterwards.
+  func stop() {
+    state.withLock { state in
+      state.isStopped = true
+      state.position = state.pages.pageCount
+    }
+  }
+
+  /// When the destination, or the round, last went on.
+  var lastProgress: Instant { state.withLock { $0.lastProgress } }
+
+  /// How the round stands. `stop` loses nothing of it: what was not sent is told.
+  func progress() -> Progress {
+    news.drain()
+    return state.withLock { state in
+      if state.isOver { return .lost }
+      guard state.isApplied else { return .running }
+      var unsent = state.pages
+      unsent.formUnion(state.skipped)
+      return .applied(unsent: unsent, sentByteCount: state.sentByteCount)
+    }
+  }
+
+  // MARK: For the link
+
+  /// The next pages to send, no more than one frame may hold; nil when there are none now.
+  func next() -> PageRun? {
+    state.withLock { state in
+      guard !state.isOver,
+        let first = state.pages.firstSet(from: state.position, before: state.pages.pageCount)
+      else { return nil }
+      let id = layout.pageID(atFlatIndex: first)
+      let region = layout.regions[Int(id.region.rawValue)]
+      let end = first + Int(region.pageCount.rawValue - id.page.rawValue)
+      let limit = Int(WireLimits.maximumRunPageCount(of: region.pageSize).rawValue)
+      guard let run = state.pages.nextRun(from: first, before: end, limit: limit) else {
+        invariantBroken("the first page that is set begins a run")
+      }
+      for page in run { state.pages.remove(page) }
+      state.position = run.upperBound
+      state.lastProgress = MonotonicClock.now()
+      return PageRun(region: id.region, start: id.page, count: PageCount(run.count))
+    }
+  }
+
+  /// What is taken and not sent yet need not be sent any more: see `skip`.
+  var isStopped: Bool { state.withLock { $0.isStopped } }
+
+  /// Bytes of pages have been sent.
+  func sent(byteCount: UInt64) { state.withLock { $0.sentByteCount += byteCount } }
+
+  /// The destination has said something on bulk: it takes in what it is sent.
+  func noteProgress() { state.withLock { $0.lastProgress = MonotonicClock.now() } }
+
+  /// Pages that were taken and are not sent: they are poisoned, or the round was stopped.
+  func skip(_ pages: Range<Int>) {
+    state.withLock { state in
+      for page in pages { state.skipped.insert(page) }
+    }
+  }
+
+  /// The round whose end is to be said on a bulk connection that has nothing more to send of it;
+  /// nil when it was said already.
+  func takeEnd(on position: Int) -> UInt64? {
+    state.withLock { state in
+      guard state.round > 0, position < state.ended.count, state.ended[position] < state.round
+      else { return nil }
+      state.ended[position] = state.round
+      return state.round
+    }
+  }
+
+  /// The destination has answered a round's end on a bulk connection.
+  func applied(_ round: UInt64, on position: Int) throws(WireError) {
+    let isWhole = try state.withLock { state throws(WireError) in
+      guard position < state.ended.count, round == state.ended[position], round > 0,
+        state.answered[position] < round
+      else { throw .misplaced(.seedRoundApplied, from: .destination, on: .bulk) }
+      state.answered[position] = round
+      state.lastProgress = MonotonicClock.now()
+      return state.isApplied
+    }
+    if isWhole { news.signal() }
+  }
+
+  /// The link is over.
+  func end() {
+    state.withLock { $0.isOver = true }
+    news.signal()
+  }
+}

@@ -1,0 +1,236 @@
+public import Migration
+internal import Pages
+internal import Synchronization
+internal import System
+internal import VMM
+internal import Wire
+
+/// What happens in the rounds, for whoever watches them.
+public struct SeedRoundNote: Hashable, Sendable {
+  /// Which round, counted from 1.
+  public var number: UInt64
+  /// What it came to.
+  public var result: SeedRoundResult
+  /// Why it was the last one; nil when another follows.
+  public var reason: SwitchReason?
+}
+
+/// How the rounds over one link have come to their end.
+enum SeedRunEnd: Sendable {
+  /// It is time to switch.
+  case decided
+  /// The link is lost, or the rounds were cancelled.
+  case linkLost
+  /// The destination takes nothing in, though it lives.
+  case unanswered
+  /// Nobody tells any more which pages are written.
+  case failed(Refusal)
+}
+
+/// Runs the rounds of seeds of one session, over however many links that takes.
+///
+/// Each round sends what was written during the one before; the log of writes is fetched behind
+/// each round, so that a page that is written while it is being sent is sent again. What a lost
+/// link had under way counts as written.
+///
+/// One thread runs `run` at a time, and `finish` only when it has returned.
+final class Seeder: Sendable {
+  /// The image whose pages are counted here.
+  let layout: ImageLayout
+  private let log: any DirtyLog
+  private let state: Lock<State>
+  private let isCancelled = Atomic<Bool>(false)
+
+  private struct State {
+    var rule: SwitchRule
+    /// Nothing was sent yet.
+    var started: Instant?
+    var round: UInt64 = 0
+    /// What the destination lacks, as far as the log has told.
+    var pending: PageBitmap
+    /// What may be at the destination, stale or not.
+    var sent: PageBitmap
+  }
+
+  init(layout: ImageLayout, log: any DirtyLog, limits: SwitchLimits) {
+    self.layout = layout
+    self.log = log
+    let empty = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
+    state = Lock(State(rule: SwitchRule(limits), pending: empty, sent: empty))
+  }
+
+  /// Ends `run` soon, wherever it is.
+  func cancel() { isCancelled.store(true, ordering: .releasing) }
+
+  /// Runs rounds over a link until it is time to switch, or they can go on no more. Blocks for as
+  /// long as that takes; `told` is called after each round.
+  func run(
+    over plane: SourceDataPlane, told: (SeedRoundNote) -> Void
+  ) throws(VMMError) -> SeedRunEnd {
+    if isCancelled.load(ordering: .acquiring) { return .linkLost }
+    try begin()
+    while !isCancelled.load(ordering: .acquiring) {
+      let start = MonotonicClock.now()
+      // Over already, as on a new link: an empty round shows that the link holds.
+      let isOver = isToEnd(start)
+      let (round, pages) = state.withLock { state in
+        state.round += 1
+        guard !isOver else { return (state.round, PageBitmap(pageCount: state.pending.pageCount)) }
+        // Whatever becomes of the round, these may be there from now on.
+        state.sent.formUnion(state.pending)
+        return (state.round, state.pending)
+      }
+      plane.beginSeedRound(round, pages)
+      var outcome: RoundOutcome
+      switch awaitRound(plane) {
+      case .applied(let applied): outcome = applied
+      case .ended(let end): return end
+      }
+      if isOver {
+        outcome.unsent.formUnion(state.withLock { $0.pending })
+        outcome.wasStopped = true
+      }
+      let end = MonotonicClock.now()
+      var dirty = try fetch()
+      dirty.formUnion(outcome.unsent)
+      let note = judge(dirty, outcome, start: start, end: end)
+      told(note)
+      if note.reason != nil { return .decided }
+    }
+    return .linkLost
+  }
+
+  /// The VM is stopped: the pages whose seeds are stale, and those whose seeds are right. The log
+  /// is of no use any more, see `stopLog`.
+  func finish() throws(VMMError) -> (stale: PageBitmap, fresh: PageBitmap) {
+    let dirty = try fetch()
+    return state.withLock { state in
+      state.pending.formUnion(dirty)
+      var stale = state.pending
+      stale.formIntersection(state.sent)
+      var fresh = state.sent
+      fresh.subtract(stale)
+      return (stale, fresh)
+    }
+  }
+
+  /// Watches no more. A VMM that does not answer goes on, which costs its guest a little.
+  func stopLog() { try? log.stopDirtyLog() }
+
+  /// Begins, or takes in what was written while there was no link: it belongs to no round's rate.
+  private func begin() throws(VMMError) {
+    if state.withLock({ $0.started != nil }) {
+      let dirty = try fetch()
+      return state.withLock { $0.pending.formUnion(dirty) }
+    }
+    try log.startDirtyLog()
+    let now = MonotonicClock.now()
+    state.withLock { state in
+      state.started = now
+      state.pending.insertAll()
+    }
+  }
+
+  /// A round that the destination has taken in.
+  private struct RoundOutcome {
+    /// Pages that were left out: the round was ended early, or they are poisoned.
+    var unsent: PageBitmap
+    var sentByteCount: UInt64
+    var wasStopped: Bool
+  }
+
+  private enum Awaited {
+    case applied(RoundOutcome)
+    case ended(SeedRunEnd)
+  }
+
+  private func awaitRound(_ plane: SourceDataPlane) -> Awaited {
+    let feed = plane.seeds
+    var wasStopped = false
+    while true {
+      switch feed.progress() {
+      case .applied(let unsent, let sentByteCount):
+        return .applied(
+          RoundOutcome(
+            unsent: unsent, sentByteCount: sentByteCount, wasStopped: wasStopped))
+      case .lost: return .ended(.linkLost)
+      case .running: break
+      }
+      if isCancelled.load(ordering: .acquiring) { return .ended(.linkLost) }
+      let now = MonotonicClock.now()
+      if now.nanoseconds(since: feed.lastProgress) > Self.stallNanoseconds {
+        return .ended(.unanswered)
+      }
+      if !wasStopped, isToEnd(now) {
+        wasStopped = true
+        plane.stopSeedRound()
+      }
+      // A poll that fails costs a look that comes too soon.
+      _ = try? Readiness.wait(
+        for: [feed.news.rawValue], until: now.advanced(byNanoseconds: Self.lookNanoseconds))
+    }
+  }
+
+  /// How often the clock and the operator are asked in the middle of a round.
+  private static let lookNanoseconds: UInt64 = 20_000_000
+  /// How long a destination that lives may take nothing in: it has credit to give for each MiB, and
+  /// a link that needs longer for that carries no VM.
+  private static let stallNanoseconds: UInt64 = 60_000_000_000
+
+  private func isToEnd(_ now: Instant) -> Bool {
+    state.withLock { state in
+      state.rule.timeIsOver(state.started.map { now.nanoseconds(since: $0) } ?? 0)
+    }
+  }
+
+  private func judge(
+    _ dirty: PageBitmap, _ outcome: RoundOutcome, start: Instant, end: Instant
+  ) -> SeedRoundNote {
+    let result = SeedRoundResult(
+      sentByteCount: outcome.sentByteCount, nanoseconds: end.nanoseconds(since: start),
+      dirtiedByteCount: byteCount(of: dirty))
+    return state.withLock { state in
+      state.pending = dirty
+      let elapsed = state.started.map { end.nanoseconds(since: $0) } ?? 0
+      let reason =
+        outcome.wasStopped
+        ? .time : state.rule.roundEnded(result, elapsedNanoseconds: elapsed)
+      return SeedRoundNote(number: state.round, result: result, reason: reason)
+    }
+  }
+
+  private func byteCount(of pages: PageBitmap) -> UInt64 {
+    var total: UInt64 = 0
+    for region in layout.regions {
+      let first = layout.flatIndex(of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
+      let range = first..<first + Int(region.pageCount.rawValue)
+      total += UInt64(pages.setCount(in: range)) * UInt64(region.pageSize.byteCount)
+    }
+    return total
+  }
+
+  /// The log in pages of the image: one small page that was written makes its huge page written.
+  private func fetch() throws(VMMError) -> PageBitmap {
+    let bits = try log.fetchDirtyLog()
+    var dirty = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
+    for region in layout.regions {
+      let first = layout.flatIndex(of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
+      let shift = region.pageSize.shift - PageSize.small.shift
+      let start = Int(region.imageOffset.rawValue) >> PageSize.small.shift
+      let count = Int(region.pageCount.rawValue) << shift
+      var bit = 0
+      while bit < count {
+        let position = start + bit
+        // A log that is too short knows nothing of what it leaves out.
+        let byte = position >> 3 < bits.count ? bits[position >> 3] : 0xff
+        if byte == 0, position & 7 == 0 {
+          bit += 8
+          continue
+        }
+        if byte & 1 << UInt8(position & 7) != 0 { dirty.insert(first + bit >> shift) }
+        bit += 1
+      }
+    }
+    return dirty
+  }
+}

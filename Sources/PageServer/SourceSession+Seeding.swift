@@ -1,0 +1,73 @@
+internal import Migration
+internal import Pages
+internal import System
+internal import VMM
+internal import Wire
+
+// Rounds of seeds, on a thread of their own: a round lasts as long as the link takes for it.
+extension SourceSession {
+  /// Begins the rounds, or goes on with them over a new link.
+  func beginSeeding() {
+    guard let plane, let layout = admission.layout, let log = configuration.frontEnd.dirtyLog
+    else {
+      let reason = Refusal(.vmm, "nobody tells which pages the VM writes")
+      return pending.append(.seedingFailed(reason))
+    }
+    let seeder = seeder ?? Seeder(layout: layout, log: log, limits: configuration.switchLimits)
+    self.seeder = seeder
+    guard seeder.layout == layout else {
+      let reason = Refusal(.layout, "the destination came back with another memory layout")
+      return pending.append(.seedingFailed(reason))
+    }
+    // The run over the last link ends with it; this one waits behind it. More than a few wait only
+    // for a VMM that does not answer.
+    guard openSeedRunCount < Self.maximumSeedRunCount else {
+      let reason = Refusal(.vmm, "the VMM does not answer, and links come and go meanwhile")
+      return pending.append(.seedingFailed(reason))
+    }
+    openSeedRunCount += 1
+    seedRun += 1
+    let run = seedRun
+    let inputs = inputs
+    let isTaken = seedWorker.run {
+      let end: SeedRunEnd
+      do throws(VMMError) {
+        end = try seeder.run(over: plane) { note in
+          // Told to whoever watches: nothing depends on it.
+          _ = inputs.post(.seedRound(note), leaving: Self.inputCapacity / 2)
+        }
+      } catch {
+        end = .failed(Refusal(.vmm, "\(error)"))
+      }
+      SourceSession.tell(.seedRunEnded(run: run, end), inputs)
+    }
+    invariant(isTaken, "there is room for so many runs, and for the end of the log")
+  }
+
+  /// Runs that may wait for each other.
+  private static let maximumSeedRunCount = 8
+
+  /// The run that was begun last has no other beside it once it has ended: what one says that was
+  /// begun over an earlier link is void.
+  func seedRunEnded(_ run: UInt64, _ end: SeedRunEnd) {
+    openSeedRunCount -= 1
+    guard run == seedRun else { return }
+    switch end {
+    case .decided: handle(SourceEvent.seeded)
+    case .linkLost: break
+    case .unanswered:
+      giveLinkUp(
+        Refusal(.timeout, "the destination has not taken in what it was sent, for a minute"))
+    case .failed(let reason): handle(SourceEvent.seedingFailed(reason))
+    }
+  }
+
+  /// Ends the rounds, and lets nobody watch what the VM writes. Also for an earlier process's log.
+  func endSeeding() {
+    seeder?.cancel()
+    guard let log = configuration.frontEnd.dirtyLog else { return }
+    // Behind whatever the rounds ask of the log. A VMM that does not answer goes on watching, which
+    // costs its guest a little.
+    _ = seedWorker.run { try? log.stopDirtyLog() }
+  }
+}

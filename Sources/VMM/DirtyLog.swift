@@ -1,0 +1,14 @@
+/// A VMM that tells which pages of its guest's memory were written.
+///
+/// Every call blocks, for a bounded time. The log costs the guest a fault for the first write to
+/// each page after each fetch.
+public protocol DirtyLog: Sendable {
+  /// Begins to watch. Watching already begins anew: what was not fetched is forgotten.
+  func startDirtyLog() throws(VMMError)
+  /// Which pages were written, by the guest or by the VMM itself, since the last call or the start:
+  /// one bit for each 4 KiB of the image by offset, the lowest bit of the first byte being offset
+  /// 0. A page whose write is under way is told now, or the next time.
+  func fetchDirtyLog() throws(VMMError) -> [UInt8]
+  /// Watches no more. Harmless when it does not.
+  func stopDirtyLog() throws(VMMError)
+}

@@ -1,0 +1,172 @@
+import Glibc
+import GuestKit
+import LinkFaultKit
+import Pages
+import ProgramHarness
+import Reporting
+import Testing
+
+extension FaultInjection {
+  /// Rounds of seeds first, then a short post-copy. Until the freeze the VM runs at the source,
+  /// whatever happens.
+  @Suite("Cases with rounds")
+  struct HybridCases {
+    /// A guest that writes on and on, but less than a link carries.
+    private static func writer(_ backing: String = "memfd") -> GuestShape {
+      GuestShape(
+        memory: "64M", vcpus: 2, pattern: "rate-limited-write", backing: backing,
+        more: ["--rate", "2000"])
+    }
+
+    /// Rounds that only their number ends, or a guest that has nothing left to send.
+    private static let threeRounds = ["--downtime-target", "0", "--max-rounds", "3"]
+
+    @Test(
+      "case 3: hybrid, and what was dirtied again is discarded",
+      arguments: [("memfd", Plan.Memory.file), ("private", .ranges)], [1, 3])
+    func redirtied(backing: (String, Plan.Memory), bulkConnections: Int) throws {
+      let migration = try Migration(
+        Self.writer(backing.0),
+        Plan(
+          mode: "hybrid", memory: backing.1, link: .loopback, bulkConnections: bulkConnections,
+          hasRelay: true, serverOptions: Self.threeRounds))
+      try migration.start()
+      try migration.expectCompletion()
+      try expectSentAgain(migration)
+    }
+
+    @Test(
+      "case 3: hybrid in huge pages, of which one write makes 512 small ones stale",
+      .enabled(if: Machine.hasHugePages, "needs 32 huge pages"))
+    func hugePages() throws {
+      let migration = try Migration(
+        GuestShape(
+          memory: "32M", vcpus: 2, pattern: "rate-limited-write", pageSize: "2M",
+          more: ["--rate", "50"]),
+        Plan(
+          mode: "hybrid", link: .loopback, hasRelay: true, serverOptions: Self.threeRounds))
+      try migration.start()
+      try migration.expectCompletion()
+    }
+
+    @Test("case 3: hybrid, while the guest gives pages back that were seeded")
+    func givenBack() throws {
+      let migration = try Migration(
+        GuestShape(
+          memory: "64M", vcpus: 2, backing: "private",
+          more: ["--remove-every", "20", "--remove-by", "dontneed"]),
+        Plan(
+          mode: "hybrid", memory: .ranges, link: .loopback, hasRelay: true,
+          serverOptions: Self.threeRounds))
+      try migration.start()
+      try migration.expectCompletion()
+    }
+
+    /// Some pages were sent twice while the VM ran at the source, and the last ones written came
+    /// after the freeze.
+    private func expectSentAgain(_ migration: Migration) throws {
+      let report = try #require(migration.server?.end().report)
+      #expect(report.mode == "hybrid")
+      #expect(report.pages.seeded ?? 0 > report.pages.total)
+      #expect(report.pages.data > 0 && report.pages.data < report.pages.total / 2)
+    }
+
+    @Test(
+      "case 3: a link that is lost in every round, and the rounds go on over the next",
+      arguments: [
+        FaultOrder(.cut), FaultOrder(.reset), FaultOrder(.halfOpen, .toClient),
+        FaultOrder(.cut, to: .bulk),
+      ], [1, 2])
+    func lostInRounds(fault: FaultOrder, bulkConnections: Int) throws {
+      let migration = try Migration(
+        Self.writer(),
+        Plan(
+          mode: "hybrid", link: .loopback, bulkConnections: bulkConnections, hasRelay: true,
+          serverOptions: Self.threeRounds))
+      // The round lasts longer than the test needs.
+      try migration.holdBulkDown()
+      try migration.start()
+      try migration.server?.waitFor(state: "seeding")
+      for count in 1...3 {
+        try migration.relayed.order(fault)
+        try migration.expectLinkLost(count: count)
+        try migration.receiver?.waitFor(event: "link-restored", count: count)
+        try migration.server?.waitFor(event: "link-restored", count: count)
+        #expect(try migration.source.status.state == "running")
+      }
+      try migration.closeWindow(lostCount: 3)
+      try expectSentAgain(migration)
+    }
+
+    @Test("case 3: silence in a round is noticed, and the rounds go on")
+    func silentInRound() throws {
+      let migration = try inFirstRound()
+      try migration.relayed.order(FaultOrder(.drop))
+      try migration.expectLinkLost()
+      #expect(try migration.source.status.state == "running")
+      try migration.closeWindow()
+    }
+
+    @Test("case 3: a link that is slow to answer makes its bulk connections behind READY")
+    func slowLink() throws {
+      let migration = try inFirstRound()
+      try migration.relayed.order(FaultOrder(.clear))
+      try migration.relayed.order(FaultOrder(.delay, value: 100))
+      try migration.relayed.order(FaultOrder(.cut))
+      try migration.expectLinkLost()
+      try migration.server?.waitFor(event: "link-restored")
+      try migration.server?.waitFor("switching")
+      try migration.closeWindow()
+    }
+
+    @Test("case 12: cancelled in a round, the source runs on", arguments: [true, false])
+    func cancelled(isAtSource: Bool) throws {
+      let migration = try inFirstRound()
+      let engine = try #require(isAtSource ? migration.server : migration.receiver)
+      try engine.signal(SIGINT)
+      try expectAborted(migration, saying: "operator")
+    }
+
+    @Test("case 13: the destination's VMM dies in a round, the source runs on")
+    func vmmDies() throws {
+      let migration = try inFirstRound()
+      try migration.destination?.signal(SIGKILL)
+      try expectAborted(migration, saying: "")
+    }
+
+    @Test("case 20: SIGKILL of page-server's worker in a round: the VM runs on unwatched")
+    func serverWorker() throws {
+      let migration = try inFirstRound()
+      try #require(migration.server).killWorker()
+      try expectAborted(migration, saying: "")
+    }
+
+    @Test("case 21: SIGKILL of postcopyd's worker in a round: the VM runs on at the source")
+    func receiverWorker() throws {
+      let migration = try inFirstRound()
+      try #require(migration.receiver).killWorker()
+      try expectAborted(migration, saying: "")
+    }
+
+    /// Stands in a round that takes a minute.
+    private func inFirstRound() throws -> Migration {
+      let migration = try Migration(
+        Self.writer(),
+        Plan(
+          mode: "hybrid", link: .loopback, hasRelay: true, serverOptions: Self.threeRounds))
+      try migration.holdBulkDown()
+      try migration.start()
+      try migration.server?.waitFor(state: "seeding")
+      return migration
+    }
+
+    /// The VM runs at the source, and nobody watches what it writes.
+    private func expectAborted(_ migration: Migration, saying words: String) throws {
+      try #require(migration.server).expectEnd("aborted", exitCode: 11, saying: words)
+      try #require(migration.receiver).expectEnd("aborted", exitCode: 11)
+      let log = try migration.source.call(ControlRequest("dirty-log-fetch"))
+      #expect(!log.ok && log.code == "bad-state")
+      try migration.expectSourceRunsOn()
+    }
+  }
+}

@@ -1,0 +1,300 @@
+import Codec
+import Migration
+import Pages
+import System
+import Testing
+import Uring
+import VMM
+import Wire
+
+@testable import PageServer
+
+/// A log that a test writes: what it holds is told with the next look.
+private final class ScriptedLog: DirtyLog {
+  struct State {
+    var written: Set<Int> = []
+    var startCount = 0
+    var isWatching = false
+    var hasFailed = false
+  }
+  let state = Lock(State())
+  let pageCount: Int
+
+  init(pageCount: Int) { self.pageCount = pageCount }
+
+  /// By 4 KiB of the image.
+  func write(_ pages: some Sequence<Int>) { state.withLock { $0.written.formUnion(pages) } }
+
+  func startDirtyLog() throws(VMMError) {
+    state.withLock { state in
+      state.startCount += 1
+      state.isWatching = true
+    }
+  }
+
+  func fetchDirtyLog() throws(VMMError) -> [UInt8] {
+    let (written, hasFailed) = state.withLock { state in
+      defer { state.written = [] }
+      return (state.written, state.hasFailed)
+    }
+    if hasFailed {
+      throw VMMError(
+        vmName: "test", verb: .fetchDirtyLog, address: "test", problem: .silent("nothing"))
+    }
+    var bitmap = [UInt8](repeating: 0, count: (pageCount + 7) / 8)
+    for page in written { bitmap[page >> 3] |= 1 << UInt8(page & 7) }
+    return bitmap
+  }
+
+  func stopDirtyLog() throws(VMMError) { state.withLock { $0.isWatching = false } }
+}
+
+/// A thread of a test, whose error is the test's.
+private final class TestThread: Sendable {
+  private let result = Lock<Result<Void, any Error>>(.success(()))
+  private let thread: Lock<WorkerThread?>
+
+  init(_ body: @escaping @Sendable () throws -> Void) throws {
+    let result = result
+    thread = Lock(
+      try WorkerThread(name: "test") {
+        let outcome = Result { try body() }
+        result.withLock { $0 = outcome }
+      })
+  }
+
+  func finish() throws {
+    let taken: WorkerThread? = thread.withLock { $0.take() }
+    if let taken { taken.join() }
+    try result.withLock { try $0.get() }
+  }
+}
+
+extension SeedRunEnd {
+  fileprivate var isDecided: Bool { if case .decided = self { true } else { false } }
+  fileprivate var isLinkLost: Bool { if case .linkLost = self { true } else { false } }
+}
+
+@Suite(.timeLimit(.minutes(5))) struct SeederTests {
+  /// What a destination has taken in, by page: the last content that came.
+  private final class Destination: Sendable {
+    let pages = Lock<[Int: [UInt8]]>([:])
+    let rounds = Lock<[UInt64]>([])
+    let discards = Lock<[Int]>([])
+    let isDiscardsWhole = Lock(false)
+    let pushed = Lock<Set<Int>>([])
+
+    /// Takes frames of one bulk connection until the end of it, or of the push; answers rounds
+    /// after `between`.
+    func serve(
+      _ peer: TestPeer, _ layout: ImageLayout, between: @Sendable (UInt64) -> Void = { _ in }
+    ) throws {
+      try peer.grant(total: 1 << 40)
+      while true {
+        let frame = try peer.receive()
+        let flat = frame.header.type.namesPages ? layout.flatRange(of: frame.header.run) : 0..<0
+        switch frame.header.type {
+        case .seedPages:
+          let size = frame.payload.count / flat.count
+          for (position, page) in flat.enumerated() {
+            let bytes = Array(frame.payload[position * size..<(position + 1) * size])
+            pages.withLock { $0[page] = bytes }
+          }
+        case .seedZeros:
+          for page in flat { pages.withLock { $0[page] = [] } }
+        case .seedRound:
+          let number = try SeedRound.number(in: frame.payload.rawBytes, of: .seedRound)
+          between(number)
+          rounds.withLock { $0.append(number) }
+          let answer = SeedRound.appliedFrame(number, session: testSession.shortID)
+          try peer.connection.send(answer)
+        case .discardMap:
+          for entry in 0..<(try RunMap.discard.runCount(in: frame.payload.rawBytes)) {
+            let run = try RunMap.discard.run(at: entry, in: frame.payload.rawBytes, of: layout)
+            discards.withLock { $0 += Array(layout.flatRange(of: run)) }
+          }
+          if frame.header.flags.contains(.last) { isDiscardsWhole.withLock { $0 = true } }
+        case .pages, .zeroPages: pushed.withLock { $0.formUnion(flat) }
+        case .pushFinished: return
+        default: break
+        }
+      }
+    }
+  }
+
+  private func noted(_ notes: Lock<[SeedRoundNote]>) -> [SeedRoundNote] { notes.withLock { $0 } }
+
+  @Test(arguments: [1, 3])
+  func eachRoundSendsWhatWasWrittenInTheOneBefore(bulkCount: Int) throws {
+    let memory = try TestMemory(pageCount: 96)
+    try memory.fill(0..<64)
+    let migration = try TestMigration(try memory.open(), bulkCount: bulkCount)
+    let log = ScriptedLog(pageCount: 96)
+    let seeder = Seeder(
+      layout: migration.layout, log: log,
+      limits: SwitchLimits(downtimeNanoseconds: 0, maximumRoundCount: 3))
+    let destination = Destination()
+    let hasWritten = Lock<Set<UInt64>>([])
+    // While a round is on its way, the guest writes.
+    let between: @Sendable (UInt64) -> Void = { round in
+      guard hasWritten.withLock({ $0.insert(round).inserted }) else { return }
+      switch round {
+      case 1:
+        try? memory.write(TestMemory.content(1000), page: 3)
+        log.write([3, 70])
+        try? memory.write(TestMemory.content(1001), page: 70)
+      case 2:
+        try? memory.write(TestMemory.content(1002), page: 3)
+        log.write([3])
+      default:
+        try? memory.write(TestMemory.content(1003), page: 64)
+        log.write([64])
+      }
+    }
+    let threads = try migration.bulk.map { peer in
+      try TestThread { try destination.serve(peer, migration.layout, between: between) }
+    }
+    let notes = Lock<[SeedRoundNote]>([])
+    let end = try seeder.run(over: migration.plane) { note in
+      notes.withLock { $0.append(note) }
+    }
+    #expect(end.isDecided && log.state.withLock { $0.startCount } == 1)
+    #expect(noted(notes).map(\.number) == [1, 2, 3])
+    #expect(noted(notes).map(\.result.sentByteCount) == [64 * 4096, 2 * 4096, 4096])
+    #expect(noted(notes).map(\.reason) == [nil, nil, .rounds])
+    #expect(destination.pages.withLock { $0[3] } == TestMemory.content(1002))
+    #expect(destination.pages.withLock { $0[70] } == TestMemory.content(1001))
+    #expect(destination.pages.withLock { $0[80] } == [])
+    log.write([5])
+    let (stale, fresh) = try seeder.finish()
+    seeder.stopLog()
+    #expect(!log.state.withLock { $0.isWatching })
+    #expect((0..<96).filter { stale[$0] } == [5, 64])
+    #expect(fresh.setCount == 94)
+    migration.plane.discard(stale, keeping: fresh)
+    try migration.beginServing()
+    migration.plane.beginPush()
+    for thread in threads { try thread.finish() }
+    #expect(destination.discards.withLock { $0.sorted() } == [5, 64])
+    #expect(destination.isDiscardsWhole.withLock { $0 })
+    #expect(destination.pushed.withLock { $0 } == [5, 64])
+    #expect(migration.plane.counts().seededDataPageCount == 67)
+    #expect(migration.plane.counts().settledPageCount == 96)
+  }
+
+  @Test func whatWasUnderWayOnALostLinkIsSentAgain() throws {
+    let memory = try TestMemory(pageCount: 32)
+    try memory.fill(0..<32)
+    let log = ScriptedLog(pageCount: 32)
+    let backing = try memory.open()
+    let first = try TestMigration(backing)
+    let seeder = Seeder(layout: first.layout, log: log, limits: SwitchLimits())
+    // It takes all of round 1, and its answer is lost with the link.
+    let peer = first.bulk[0]
+    let reader = try TestThread {
+      try peer.grant(total: 1 << 30)
+      while try peer.receive().header.type != .seedRound {}
+      peer.connection.shutdown()
+    }
+    let plane = first.plane
+    let ender = try TestThread {
+      while let notice = plane.events.receive(until: soon()) {
+        if case .linkLost = notice { break }
+      }
+      plane.cut()
+    }
+    let end = try seeder.run(over: plane) { _ in Issue.record("no round has ended") }
+    #expect(end.isLinkLost)
+    try reader.finish()
+    try ender.finish()
+    log.write([7])
+    let second = try TestMigration(backing, isReturn: true)
+    let destination = Destination()
+    let bulk = second.bulk[0]
+    let layout = second.layout
+    let thread = try TestThread {
+      try destination.serve(bulk, layout) { round in if round == 2 { log.write([9]) } }
+    }
+    let notes = Lock<[SeedRoundNote]>([])
+    let secondEnd = try seeder.run(over: second.plane) { note in
+      notes.withLock { $0.append(note) }
+    }
+    #expect(secondEnd.isDecided)
+    // All of the lost round, whatever of it has arrived.
+    #expect(noted(notes).first?.result.sentByteCount == 32 * 4096)
+    #expect(log.state.withLock { $0.startCount } == 1)
+    // The map that a returning destination tells is of pages that may be stale.
+    try second.bulk[0].tellResidency([0..<32], of: 32)
+    let (stale, fresh) = try seeder.finish()
+    #expect((0..<32).filter { stale[$0] || !fresh[$0] } == (0..<32).filter { stale[$0] })
+    second.plane.discard(stale, keeping: fresh)
+    try second.beginServing()
+    second.plane.beginPush()
+    try thread.finish()
+    #expect(
+      destination.pushed.withLock { $0.sorted() } == destination.discards.withLock { $0.sorted() })
+  }
+
+  @Test func theTimeForRoundsEndsOneInItsMiddle() throws {
+    let memory = try TestMemory(pageCount: 512)
+    try memory.fill(0..<512)
+    let migration = try TestMigration(try memory.open())
+    let log = ScriptedLog(pageCount: 512)
+    let seeder = Seeder(
+      layout: migration.layout, log: log, limits: SwitchLimits(maximumNanoseconds: 50_000_000))
+    let peer = migration.bulk[0]
+    let destination = Destination()
+    let layout = migration.layout
+    // So little credit that the round cannot end by itself.
+    let thread = try TestThread {
+      try peer.grant(total: 65_536)
+      var frame = try peer.receive()
+      while frame.header.type == .seedPages { frame = try peer.receive() }
+      #expect(frame.header.type == .seedRound)
+      try peer.connection.send(SeedRound.appliedFrame(1, session: testSession.shortID))
+      try destination.serve(peer, layout)
+    }
+    let notes = Lock<[SeedRoundNote]>([])
+    let end = try seeder.run(over: migration.plane) { note in
+      notes.withLock { $0.append(note) }
+    }
+    #expect(end.isDecided)
+    #expect(noted(notes).map(\.reason) == [.time])
+    let (stale, fresh) = try seeder.finish()
+    #expect(fresh.setCount < 512 && stale.setCount + fresh.setCount == 512)
+    migration.plane.discard(stale, keeping: fresh)
+    try migration.beginServing()
+    migration.plane.beginPush()
+    try thread.finish()
+    // All that was not sent is pushed, and nothing else.
+    #expect(destination.pushed.withLock { $0.count } == stale.setCount)
+  }
+
+  @Test func aLogThatIsLostIsTold() throws {
+    let memory = try TestMemory(pageCount: 16)
+    let migration = try TestMigration(try memory.open())
+    let log = ScriptedLog(pageCount: 16)
+    log.state.withLock { $0.hasFailed = true }
+    let seeder = Seeder(layout: migration.layout, log: log, limits: SwitchLimits())
+    let destination = Destination()
+    let peer = migration.bulk[0]
+    let layout = migration.layout
+    let thread = try TestThread { try? destination.serve(peer, layout) }
+    #expect(throws: VMMError.self) { _ = try seeder.run(over: migration.plane) { _ in } }
+    peer.connection.shutdown()
+    try thread.finish()
+  }
+
+  @Test(arguments: [0, 1, 2] as [UInt64])
+  func anAnswerToARoundThatHasNotEndedBreaksTheProtocol(round: UInt64) throws {
+    let memory = try TestMemory(pageCount: 16)
+    let migration = try TestMigration(try memory.open())
+    let answer = SeedRound.appliedFrame(round, session: testSession.shortID)
+    try migration.bulk[0].connection.send(answer)
+    guard case .linkLost(.bulk, .violation(let error)) = try migration.notice() else {
+      Issue.record("the link is given up")
+      return
+    }
+    #expect(error == .misplaced(.seedRoundApplied, from: .destination, on: .bulk))
+  }
+}
