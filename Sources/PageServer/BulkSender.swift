@@ -310,6 +310,8 @@ struct BulkSender: ~Copyable {
         )
       }
       guard moment > now else { return min(credit, max(pageByteCount, affordable)) }
+      // It is we who hold back, and not the destination.
+      if purpose == .seed { context.seeds.noteProgress() }
       try waitWhileNeeded(until: moment)
     }
   }

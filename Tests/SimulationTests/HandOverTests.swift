@@ -16,17 +16,15 @@ struct HandOverTests {
     }
   }
 
-  @Test("every single fault, three timings, each mode")
+  @Test("every single fault, each mode")
   func singles() {
     var summary = HandOverSummary()
-    for seed: UInt64 in 1...3 {
-      for index in HandOverFault.all.indices {
-        summary.add(Simulation.sweepHandOver(first: index, withPairs: false, seed: seed))
-      }
+    for index in HandOverFault.all.indices {
+      summary.add(Simulation.sweepHandOver(first: index, withPairs: false, seed: 1))
     }
     #expect(summary.failures == [])
-    #expect(summary.runCount == HandOverFault.all.count * 3 * MigrationMode.allCases.count)
-    #expect(summary.movedCount > 300 && summary.stayedCount > 100)
+    #expect(summary.runCount == HandOverFault.all.count * MigrationMode.allCases.count)
+    #expect(summary.movedCount > 150 && summary.stayedCount > 50)
     // What only a first fault calls forth is the business of pairs.
     let called: Set<HandOverFault.Point> = [
       .message(.abort), .message(.aborted), .record(.resumed), .record(.runRuledOut),
