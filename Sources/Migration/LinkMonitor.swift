@@ -17,8 +17,9 @@ public struct LinkMonitor: Sendable {
   public static let defaultBudgetNanoseconds: UInt64 = 1_000_000_000
   /// How long a destination may take for its first word on a link that has just come up. It comes a
   /// round trip after the welcome, and the first time it makes its bulk connections before, each
-  /// with a handshake of its own. Nothing is lost by it: the VM runs at the source still, or the
-  /// destination, which hears no less, has long begun to dial again.
+  /// with a handshake of its own. A destination that hears nothing either has begun to dial again
+  /// long before. Only one that is lost in this direction alone, in this very moment, costs a guest
+  /// that runs there already the whole of it.
   public static let setupNanoseconds: UInt64 = 10_000_000_000
   /// Heartbeats that fit into a budget: three may be lost or late.
   private static let heartbeatsPerBudget: UInt64 = 4

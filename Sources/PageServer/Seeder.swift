@@ -171,7 +171,7 @@ final class Seeder: Sendable {
     }
   }
 
-  /// How often the clock and the operator are asked in the middle of a round.
+  /// How often the clock is looked at in the middle of a round.
   private static let lookNanoseconds: UInt64 = 20_000_000
   /// How long a destination that lives may take nothing in: it has credit to give for each MiB, and
   /// a link that needs longer for that carries no VM.
