@@ -85,7 +85,7 @@ extension EndToEnd {
 
     @Test(
       "of another page size at the destination is refused",
-      .enabled(if: Machine.hasHugePages, "needs 32 free huge pages"))
+      .needsHugePages)
     func wrongPageSize() throws {
       let migration = try Migration()
       let server = try migration.startServer()

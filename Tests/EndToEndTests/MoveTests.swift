@@ -34,7 +34,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "in huge pages", .enabled(if: Machine.hasHugePages, "needs 32 free huge pages"),
+      "in huge pages", .needsHugePages,
       arguments: [("memfd", Plan.Memory.file), ("private", .process)],
       ["post-copy", "hybrid", "quick"])
     func hugePages(backing: (String, Plan.Memory), mode: String) throws {

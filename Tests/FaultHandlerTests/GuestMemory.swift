@@ -43,12 +43,11 @@ enum Machine {
 
   private static let setting = "/proc/sys/vm/nr_hugepages"
 
+  /// Those that are not set aside for a mapping either.
   private static func freeHugePages() -> Int {
-    let text = FileSystem.text(ofSmallFile: "/proc/meminfo") ?? ""
-    for line in text.split(separator: "\n") where line.hasPrefix("HugePages_Free:") {
-      return Int(line.split(separator: " ").last ?? "") ?? 0
-    }
-    return 0
+    let directory = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+    let count = { FileSystem.text(ofSmallFile: directory + $0).flatMap { Int($0) } ?? 0 }
+    return count("free_hugepages") - count("resv_hugepages")
   }
 
   private static func raiseHugePages(by count: Int) {

@@ -84,7 +84,7 @@ extension FaultInjection {
 
     @Test(
       "case 14: another page size is refused before anything moves",
-      .enabled(if: Machine.hasHugePages, "needs 32 free huge pages"))
+      .needsHugePages)
     func wrongPageSize() throws {
       let migration = try Migration(GuestShape(), Plan(link: .loopback, hasRelay: true))
       let server = try migration.startServer()

@@ -52,7 +52,7 @@ extension FaultInjection {
 
     @Test(
       "case 3: hybrid in huge pages, of which one write makes 512 small ones stale",
-      .enabled(if: Machine.hasHugePages, "needs 32 huge pages"))
+      .needsHugePages)
     func hugePages() throws {
       let migration = try Migration(
         GuestShape(

@@ -51,7 +51,7 @@ extension FaultInjection {
     }
 
     @Test(
-      "case 15: huge pages of 2 MiB", .enabled(if: Machine.hasHugePages, "needs 32 huge pages"),
+      "case 15: huge pages of 2 MiB", .needsHugePages,
       arguments: ["post-copy", "quick"])
     func hugePages(mode: String) throws {
       let migration = try Migration(

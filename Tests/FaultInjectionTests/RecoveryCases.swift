@@ -135,7 +135,7 @@ extension FaultInjection {
 
     @Test(
       "case 10: a half-received huge page is dropped at the loss",
-      .enabled(if: Machine.hasHugePages, "needs 32 free huge pages"),
+      .needsHugePages,
       arguments: [LinkTarget.bulk, .urgent])
     func halfHugePage(target: LinkTarget) throws {
       let shape = GuestShape(
@@ -156,7 +156,7 @@ extension FaultInjection {
 
     @Test(
       "case 15: huge pages of 2 MiB, with an outage",
-      .enabled(if: Machine.hasHugePages, "needs 32 free huge pages"))
+      .needsHugePages)
     func hugePagesWithOutage() throws {
       let shape = GuestShape(
         memory: "32M", vcpus: 2, pattern: "rate-limited-write", pageSize: "2M",

@@ -14,9 +14,11 @@ enum Capability {
   /// Enough free huge pages for two small guests.
   static let hasHugePages = freeHugePages() >= 32
 
+  /// Those that are not set aside for a mapping either.
   private static func freeHugePages() -> Int {
-    let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
-    return Int(TestFiles.text(path).filter(\.isNumber)) ?? 0
+    let directory = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+    let count = { Int(TestFiles.text(directory + $0).filter(\.isNumber)) ?? 0 }
+    return count("free_hugepages") - count("resv_hugepages")
   }
 }
 

@@ -20,7 +20,7 @@ extension UFFDTests {
     func events(_ kind: MemoryKind) throws {
       // The descriptor goes first at the end: an unmapping that it hears of would wait for a
       // reader.
-      let memory = try TestMemory(kind)
+      let memory = try TestMemory(kind, isMoved: true)
       let elsewhere = try TestMemory(kind)
       let descriptor = try UserfaultDescriptor(requiring: allEvents)
       let uffd = descriptor.handle
@@ -78,7 +78,7 @@ extension UFFDTests {
     /// The same with protection, which a fork and a move carry along.
     @Test(arguments: MemoryKind.allCases)
     func eventsWp(_ kind: MemoryKind) throws {
-      let memory = try TestMemory(kind)
+      let memory = try TestMemory(kind, isMoved: true)
       let elsewhere = try TestMemory(kind)
       let descriptor = try UserfaultDescriptor(requiring: allEvents.union(protection))
       let uffd = descriptor.handle

@@ -160,12 +160,12 @@ describe_privileges() {
 }
 
 describe_huge_pages() {
-  local total
-  total=$(cat /proc/sys/vm/nr_hugepages 2>/dev/null || echo 0)
-  if [ "$total" -ge "$huge_page_count" ]; then
-    can huge-pages yes "$total × 2 MiB"
+  local available
+  available=$(available_huge_pages)
+  if [ "$available" -ge "$huge_page_count" ]; then
+    can huge-pages yes "$available × 2 MiB"
   else
-    can huge-pages no "only $total of $huge_page_count × 2 MiB" "the tests on 2 MiB pages"
+    can huge-pages no "only $available of $huge_page_count × 2 MiB" "the tests on 2 MiB pages"
   fi
 }
 
@@ -191,11 +191,21 @@ huge_page_count=256
 huge_page_setting=/proc/sys/vm/nr_hugepages
 huge_pages_before=
 
+# How many nobody has, neither mapped nor set aside for a mapping.
+available_huge_pages() {
+  local directory=/sys/kernel/mm/hugepages/hugepages-2048kB
+  if [ ! -r "$directory/free_hugepages" ]; then echo 0; return 0; fi
+  echo $(($(<"$directory/free_hugepages") - $(<"$directory/resv_hugepages")))
+}
+
 reserve_huge_pages() {
   [ -w "$huge_page_setting" ] || return 0
+  local available
+  available=$(available_huge_pages)
+  [ "$available" -lt "$huge_page_count" ] || return 0
   huge_pages_before=$(cat "$huge_page_setting")
-  [ "$huge_pages_before" -lt "$huge_page_count" ] || { huge_pages_before= && return 0; }
-  echo "$huge_page_count" >"$huge_page_setting" 2>/dev/null || true
+  echo $((huge_pages_before + huge_page_count - available)) >"$huge_page_setting" 2>/dev/null ||
+    true
   huge_pages_reserved=$(cat "$huge_page_setting")
 }
 

@@ -27,9 +27,8 @@ draw_torture() {
   [ -n "$kill" ] || victim=none
   if [ "$page_size" = 2M ]; then
     memory=32M
-    if [ "$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages)" -lt 32 ]; then
-      page_size=4K
-    fi
+    # Both sides, and a stage between them.
+    if [ "$(available_huge_pages)" -lt 48 ]; then page_size=4K; fi
   fi
 }
 

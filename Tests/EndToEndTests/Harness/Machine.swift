@@ -1,6 +1,7 @@
 import Glibc
 import GuestKit
 package import Session
+package import Testing
 
 /// What this machine offers.
 package enum Machine {
@@ -11,6 +12,15 @@ package enum Machine {
   }()
   package static let hasKVM = TestMachine.isKVMAvailable
   package static let isRoot = geteuid() == 0
-  /// Both sides of a small VM.
-  package static let hasHugePages = capabilities.freeHugePageCount >= 32
+  /// Both sides of a small VM, a stage between them, in each of the test processes that run at the
+  /// same time.
+  fileprivate static let neededHugePageCount: UInt64 = 192
+}
+
+extension Trait where Self == ConditionTrait {
+  package static var needsHugePages: Self {
+    let needed = Machine.neededHugePageCount
+    return .enabled(
+      if: Machine.capabilities.freeHugePageCount >= needed, "needs \(needed) free huge pages")
+  }
 }
