@@ -228,3 +228,14 @@ if Context.environment["POSTCOPY_FUZZ"] != nil {
       name: "fuzz", dependencies: ["FuzzTargets"], path: "Tools/Sources/fuzz",
       cSettings: cSettings, swiftSettings: strictSettings))
 }
+
+// A sanitizer is shown what has threads or pointers, and one migration per mode; it takes minutes
+// for the rest and finds nothing there. Tools/test sets the variable.
+if Context.environment["POSTCOPY_SANITIZED"] != nil {
+  let rest: Set = [
+    "PagesTests", "WireTests", "PrefetchTests", "MigrationTests", "SimulationTests", "Simulation",
+    "simulate", "EndToEndTests", "FaultInjectionTests", "ProgramHarness", "LinkFaultKit",
+    "linkfault", "link-recovery", "fault-latency", "fault-latency-reference",
+  ]
+  package.targets.removeAll { rest.contains($0.name) }
+}

@@ -15,6 +15,16 @@ limited() {
   timeout --kill-after=20 "$limit" "$@"
 }
 
+# end_descendants PID: also those in groups of their own, where no key press and no signal for our
+# group reaches them: `timeout` makes such groups.
+end_descendants() {
+  local pid
+  for pid in $(pgrep -P "$1"); do
+    end_descendants "$pid"
+    kill "$pid" 2>/dev/null || true
+  done
+}
+
 # run_stage NAME "NEEDED STAGES" FUNCTION: its output goes to a log, the end of which is shown when
 # it fails. A stage whose needed one failed is not run, and counts as failed.
 run_stage() {
@@ -32,14 +42,12 @@ run_stage() {
   printf '── %s …\n' "$name"
   start=$SECONDS
   # Not "( … ) || status=$?": bash ignores -e inside that, and a failing command would not end
-  # the stage.
-  set +e
+  # the stage. In the background, because only `wait` lets a trap run at once.
   (
     set -euo pipefail
     "$function"
-  ) >"$log" 2>&1 </dev/null
-  status=$?
-  set -e
+  ) >"$log" 2>&1 </dev/null &
+  wait $! || status=$?
   seconds=$((SECONDS - start))
   count_tests "$log" "$status"
   if [ "$status" -eq 0 ]; then
