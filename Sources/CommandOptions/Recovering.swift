@@ -1,4 +1,5 @@
 public import ArgumentParser
+internal import Migration
 public import Session
 internal import System
 internal import Wire
@@ -37,9 +38,13 @@ public struct RecoverOptions: ParsableArguments {
         try directory().savedSessionPath(ofVM: name, side: side), vmName: name, side: side,
         boot: nil)
     } catch {
+      guard case .none = error else { throw ValidationError("\(error)") }
       // All options may be said again; what is missing among them the command tells.
-      if case .none = error { return given + options }
-      throw ValidationError("\(error)")
+      guard options.isEmpty else { return given + options }
+      StandardStream.error.write(
+        "VM \(place.vm) has no session to go on with on this side (\(side.name)): none was begun "
+          + "here, or it has ended; see postcopyctl status --vm \(place.vm)\n")
+      throw ExitCode(Ending.refused.exitCode)
     }
     do throws(SystemError) {
       try FileSystem.changeDirectory(saved.workingDirectory)

@@ -37,6 +37,8 @@ extension DestinationSession {
     case linked(SourceLinks)
     /// The bulk connections of a link that was made again.
     case bulkLinked([Connection])
+    /// They could not be made, so that link is of no use.
+    case bulkLost(Endpoint, Refusal)
     /// The source has heard what our journal proves.
     case told
     /// Given up, or refused.
@@ -59,7 +61,7 @@ extension DestinationSession {
       plane.map {
         .again(
           lost: linkLostAt ?? MonotonicClock.now(), roundTripNanoseconds: $0.roundTripNanoseconds,
-          rests: linkWasShort)
+          rests: linkWasShort || uselessSource != nil, useless: uselessSource)
       } ?? (isRecovered ? .tell : .first)
     let dialler = SourceDialler(
       configuration: configuration, plan: plan, number: dialNumber, regions: regions,
@@ -95,7 +97,13 @@ extension DestinationSession {
         for connection in connections { connection.shutdown() }
         return
       }
+      uselessSource = nil
       attachBulk(connections)
+    case .bulkLost(let endpoint, let reason):
+      guard isCurrent else { return }
+      uselessSource = endpoint
+      // Without a link that was taken there is none to lose, and nobody else dials.
+      if isLinkUp { loseLink(reason) } else { self.dial() }
     case .told:
       let reason = Refusal(.session, "the source has been told what this side's journal proves")
       if isCurrent { handle(.linkDown(isFinal: true, reason)) }

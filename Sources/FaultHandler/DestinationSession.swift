@@ -185,6 +185,8 @@ public final class DestinationSession {
   /// When the link was lost; nil while there is one, or before the first.
   var linkLostAt: Instant?
   var linkUpAt: Instant?
+  /// The address at which the last link could not be completed.
+  var uselessSource: Endpoint?
   /// Ends the dialling that is under way.
   var cancelDial: WakeEvent?
   var dialNumber: UInt32 = 0

@@ -14,8 +14,10 @@ enum DialPlan: Sendable {
   case tell
   /// After a loss: urgent first, for somebody waits for a page; for ever, whoever refuses. The link
   /// was lost then, and took so long for a round trip. `rests`: it did not last, so the next one is
-  /// not tried at once.
-  case again(lost: Instant, roundTripNanoseconds: UInt64?, rests: Bool)
+  /// not tried at once. `useless`: its bulk connections could not be made, so the other addresses
+  /// come first.
+  case again(
+    lost: Instant, roundTripNanoseconds: UInt64?, rests: Bool, useless: Endpoint? = nil)
 }
 
 /// How long a source that is *busy* is asked again by a destination that knows no session yet: the
@@ -62,9 +64,9 @@ struct SourceDialler: Sendable {
     switch plan {
     case .first: dialFirst()
     case .tell: dialToTell()
-    case .again(let lost, let roundTrip, let rests):
+    case .again(let lost, let roundTrip, let rests, let useless):
       rests && rest(nanoseconds: Self.restNanoseconds)
-        ? .ended(Self.stopped) : dialAgain(lost, roundTrip)
+        ? .ended(Self.stopped) : dialAgain(lost, roundTrip, useless)
     }
   }
 
@@ -169,24 +171,26 @@ struct SourceDialler: Sendable {
 
   // MARK: After a loss
 
-  /// Urgent first, and told at once; then bulk. An address that takes the connection and says
-  /// nothing costs a heartbeat budget, or some round trips where these are longer; then the next
-  /// one has its turn.
+  /// Urgent first, and told at once; then bulk, with which this dial ends: from its welcome on the
+  /// urgent connection is the session's, and goes down when the others do not follow. An address
+  /// that takes the connection and says nothing costs a heartbeat budget, or some round trips where
+  /// these are longer; then the next one has its turn.
   private func dialAgain(
-    _ lost: Instant, _ roundTrip: UInt64?
+    _ lost: Instant, _ roundTrip: UInt64?, _ useless: Endpoint?
   ) -> DestinationSession.DialResult {
+    let sources = configuration.sources
+    let endpoints = sources.filter { $0 != useless } + sources.filter { $0 == useless }
     let attempt = max(Self.restNanoseconds, 4 * (roundTrip ?? Self.attemptNanoseconds))
     var told: [String] = []
     while true {
-      for endpoint in configuration.sources {
+      for endpoint in endpoints {
         do throws(HandshakeError) {
           let urgent = try dial(endpoint, .urgent, within: attempt, nil)
           let welcome = try Handshake.introduce(
             hello(.urgent, session), on: urgent,
             limitNanoseconds: max(attempt, configuration.heartbeatBudgetNanoseconds))
           tell(.relinked(urgent, welcome, endpoint))
-          return .bulkLinked(
-            try joinBulk(endpoint, welcome, within: max(attempt, Self.attemptNanoseconds), nil))
+          return bulkLinked(endpoint, welcome, within: max(attempt, Self.attemptNanoseconds))
         } catch {
           if case .connection(let failure) = error, failure.kind == .cancelled {
             return .ended(Self.stopped)
@@ -203,6 +207,20 @@ struct SourceDialler: Sendable {
       if rest(nanoseconds: Self.restNanoseconds(afterOutage: outage)) {
         return .ended(Self.stopped)
       }
+    }
+  }
+
+  private func bulkLinked(
+    _ endpoint: Endpoint, _ welcome: Welcome, within limit: UInt64
+  ) -> DestinationSession.DialResult {
+    do throws(HandshakeError) {
+      return .bulkLinked(try joinBulk(endpoint, welcome, within: limit, nil))
+    } catch .connection(let failure) where failure.kind == .cancelled {
+      return .ended(Self.stopped)
+    } catch {
+      // Also a refusal: it has taken the urgent connection, so it means this link and no more.
+      return .bulkLost(
+        endpoint, Refusal(.timeout, "a bulk connection was not made: \(error)"))
     }
   }
 

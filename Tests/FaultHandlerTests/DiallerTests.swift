@@ -96,26 +96,32 @@ struct DiallerTests {
 
   /// What comes of dialling a source that behaves so, and the hellos that it heard.
   private func dial(
-    _ script: [PlayedDoor.Answer], connectNanoseconds: UInt64 = 60_000_000_000
+    _ script: [PlayedDoor.Answer], _ plan: DialPlan = .first,
+    connectNanoseconds: UInt64 = 60_000_000_000
   ) throws -> (DestinationSession.DialResult, [ConnectionRole]) {
     let directory = try TemporaryDirectory()
     // The fixture removes a file of that name.
     let path = directory.file("attach.sock")
     let door = try PlayedDoor(path, script)
     defer { door.close() }
+    let result = try dialler([path], plan, connectNanoseconds: connectNanoseconds).run()
+    return (result, door.hellos.withLock { $0 })
+  }
+
+  private func dialler(
+    _ paths: [String], _ plan: DialPlan, connectNanoseconds: UInt64 = 60_000_000_000
+  ) throws -> SourceDialler {
     var configuration = DestinationConfiguration(
       vmName: try VMName("web"), attachPath: "", frontEnd: ScriptedFrontEnd(.paused),
-      sources: [.unix(path: path)], security: .insecure,
+      sources: paths.map { .unix(path: $0) }, security: .insecure,
       token: try #require(SessionToken(bytes: [UInt8](repeating: 3, count: 32))),
       directory: StateDirectory(statePath: "/nowhere", runPath: "/nowhere"))
     configuration.heartbeatBudgetNanoseconds = LinkMonitor.minimumBudgetNanoseconds
     configuration.connectNanoseconds = connectNanoseconds
-    let dialler = SourceDialler(
-      configuration: configuration, plan: .first, number: 1, regions: PlayedDoor.regions,
+    return SourceDialler(
+      configuration: configuration, plan: plan, number: 1, regions: PlayedDoor.regions,
       session: .none, epoch: Epoch(rawValue: 0), progress: .unknown, cancel: try WakeEvent(),
       inputs: try Mailbox(capacity: 64))
-    let result = dialler.run()
-    return (result, door.hellos.withLock { $0 })
   }
 
   @Test func aPlaceThatOurOwnLostHelloHoldsIsWaitedFor() throws {
@@ -137,6 +143,42 @@ struct DiallerTests {
       return
     }
     #expect(hellos == [.urgent, .bulk, .urgent, .bulk])
+  }
+
+  @Test(arguments: [
+    PlayedDoor.Answer.nothing, .refuse(Refusal(.session, "the link is lost already")),
+    .refuse(Refusal(.busy, "all bulk connections are there")),
+  ])
+  fileprivate func aLinkWithoutItsBulkConnectionIsGivenBack(answer: PlayedDoor.Answer) throws {
+    let again = DialPlan.again(
+      lost: MonotonicClock.now(), roundTripNanoseconds: nil, rests: false)
+    let (result, hellos) = try dial([.nothing, .welcome, answer, .welcome], again)
+    // The session has the urgent connection by now: not another one beside it.
+    guard case .bulkLost(_, let reason) = result else {
+      Issue.record("it went on: \(result)")
+      return
+    }
+    #expect(hellos == [.urgent, .urgent, .bulk])
+    #expect(reason.code == .timeout && reason.reason.contains("bulk connection"))
+  }
+
+  @Test func anAddressThatTakesNoBulkConnectionHasItsTurnLast() throws {
+    let directory = try TemporaryDirectory()
+    // The fixture removes files of these names.
+    let paths = ["attach.sock", "states"].map { directory.file($0) }
+    let first = try PlayedDoor(paths[0], [.welcome])
+    defer { first.close() }
+    let second = try PlayedDoor(paths[1], [.welcome])
+    defer { second.close() }
+    let again = DialPlan.again(
+      lost: MonotonicClock.now(), roundTripNanoseconds: nil, rests: false,
+      useless: .unix(path: paths[0]))
+    guard case .bulkLinked = try dialler(paths, again).run() else {
+      Issue.record("it was not let in")
+      return
+    }
+    #expect(first.hellos.withLock { $0 } == [])
+    #expect(second.hellos.withLock { $0 } == [.urgent, .bulk])
   }
 
   @Test func anotherDestinationsPlaceIsNotWaitedFor() throws {

@@ -3,6 +3,7 @@ import LinkFaultKit
 import Pages
 import ProgramHarness
 import Testing
+import Wire
 
 extension FaultInjection {
   /// The link is lost while the VM runs at the destination and needs its pages: both sides go on by
@@ -52,18 +53,23 @@ extension FaultInjection {
 
     @Test(
       "case 6: double failure amid the handshake's frames",
-      arguments: [FaultDirection.toServer, .toClient], [UInt64(1), 20, 60])
-    func brokenHandshake(direction: FaultDirection, byteCount: UInt64) throws {
+      arguments: [
+        (ConnectionRole.urgent, FaultDirection.toServer, 1), (.urgent, .toServer, 20),
+        (.urgent, .toServer, 60), (.urgent, .toClient, 1), (.urgent, .toClient, 20),
+        (.urgent, .toClient, 60), (.bulk, .toServer, 1), (.bulk, .toClient, 20),
+      ])
+    func brokenHandshake(at: (role: ConnectionRole, way: FaultDirection, byteCount: Int)) throws {
       let migration = try Migration.withOpenWindow()
-      let next = try migration.relayed.nextLinkNumber
-      // In the second urgent connection's hello, or in its welcome.
+      // Urgent comes back first.
+      let next = try migration.relayed.nextLinkNumber + (at.role == .urgent ? 0 : 1)
+      // In its hello, or in its welcome.
       try migration.relayed.order(
-        FaultOrder(.cut, to: .number(next), direction, afterByteCount: byteCount))
+        FaultOrder(.cut, to: .number(next), at.way, afterByteCount: UInt64(at.byteCount)))
       try migration.relayed.order(FaultOrder(.reset, to: .urgent))
       try migration.expectLinkLost()
       try migration.relayed.waitFor("fault") { $0.target == "\(next)" }
-      try migration.expectLinkRestored()
-      try migration.closeWindow()
+      try migration.expectLinkRestored(count: at.role == .urgent ? 1 : 2)
+      try migration.closeWindow(lostCount: at.role == .urgent ? 1 : 2)
     }
 
     @Test("case 7: double failure on reconnect, nobody listens and then the first ones break")

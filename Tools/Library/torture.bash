@@ -139,12 +139,24 @@ kill_victim() {
 # A side that was killed, and not by its own verdict, goes on from its journal.
 recover_killed() {
   if [ "$server_status" = 137 ]; then
-    server_status=
+    server_status= recovered+=" server"
     start_side server recover
   fi
   if [ "$receiver_status" = 137 ]; then
-    receiver_status=
+    receiver_status= recovered+=" receiver"
     start_side receiver recover
+  fi
+}
+
+# ended_side SIDE: as `ended`. A session that came to its end while its parent was being killed has
+# nothing to recover (10): what its worker has told last counts.
+ended_side() {
+  local pid=$1_pid name=$1_status told
+  ended "${!pid}" "$name" || return 1
+  if [ "${!name}" = 10 ] && [[ $recovered == *" $1"* ]]; then
+    told=$(grep '"event":"finished"' "$directory/$1.log" | tail -n 1 |
+      sed -n 's/.*"exitCode":\([0-9]*\).*/\1/p')
+    printf -v "$name" '%s' "${told:-10}"
   fi
 }
 
@@ -154,7 +166,7 @@ torture_one() {
   local begun=$SECONDS verdict
   draw_torture
   directory=$(mktemp -d "${TMPDIR:-/tmp}/postcopy-torture.XXXXXX")
-  started=() server_status= receiver_status= two_runners= kills=0
+  started=() server_status= receiver_status= recovered= two_runners= kills=0
   migrations=$((migrations + 1))
   # Its own process would lose the counts; so a step that fails is seen by what it leaves.
   verdict=$(run_torture 2>"$directory/trouble") || verdict="lost the migration did not end: $(
@@ -190,12 +202,12 @@ watch_torture() {
   local begun=$SECONDS kill_at=$((${EPOCHREALTIME/./} / 1000 + kill_milliseconds))
   while true; do
     look_for_two_runners
-    if ended "$receiver_pid" receiver_status && [ "$receiver_status" = 10 ] &&
+    if ended_side receiver && [ "$receiver_status" = 10 ] &&
       [ -z "$server_status" ]; then
       # The destination has given up before anything began; the source would wait for another one.
       kill -TERM "$server_pid" 2>/dev/null || true
     fi
-    ended "$server_pid" server_status || true
+    ended_side server || true
     if [ "$victim" != none ] && [ "$kills" -eq 0 ] &&
       [ $((${EPOCHREALTIME/./} / 1000)) -ge "$kill_at" ]; then
       kill_victim
