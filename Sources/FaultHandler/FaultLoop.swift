@@ -112,7 +112,12 @@ struct FaultLoop: ~Copyable {
         try fillPending()
         try handleWishes()
         advanceSweeps()
-        if isStopping, !isLinkUp || outbox.isEmpty || outbox.isBlocked { isOver = true }
+        if isStopping {
+          // What was said before the wish to stop, and behind the last look at the messages; and
+          // what found no room in the outbox then.
+          takeMessages()
+          if !isLinkUp || outbox.isEmpty || outbox.isBlocked { isOver = true }
+        }
       }
       try ring.cancelAll()
     } catch {
