@@ -14,7 +14,10 @@ public enum DataPlaneEvent: Sendable {
   case discarded(PageCount)
   /// Every bulk connection has brought all that its side had to push.
   case pushFinished
-  /// No page is missing, asked for or staged any more.
+  /// No page is missing or asked for any more; seeds may still have to be installed.
+  case allHere
+  /// No page is missing, asked for or staged any more. Stands for `allHere` as well when both come
+  /// at once.
   case allResident
   /// A connection ended. `position` counts the bulk connections; 0 for the urgent one.
   case linkLost(ConnectionRole, position: Int, ConnectionError)
@@ -116,8 +119,8 @@ public final class DataPlaneEvents: Sendable {
 
   /// Events that are said once.
   enum Kind: Hashable, Sendable {
-    case pushFinished, allResident, vmmGone, memoryPressure, mappingLost, poisonNotSupported
-    case userfaultFailed, ringFailed, deviceState, discarded
+    case pushFinished, allHere, allResident, vmmGone, memoryPressure, mappingLost
+    case poisonNotSupported, userfaultFailed, ringFailed, deviceState, discarded
     case link(UInt32, ConnectionRole, Int)
   }
 

@@ -192,7 +192,7 @@ public final class DestinationDataPlane {
   /// What was done so far. Takes the fill lock for a moment: a few times a second, not more.
   public func statistics() -> DataPlaneStatistics { parts.installer.statistics() }
 
-  /// Whether nothing is awaited from the source any more.
+  /// Whether no page is missing, asked for or staged.
   public var isComplete: Bool { parts.installer.isComplete }
 
   /// The state of a page by its flat index.

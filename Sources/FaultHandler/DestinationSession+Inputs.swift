@@ -16,7 +16,7 @@ extension DestinationSession {
     case .dialNews(let news, let dial): handle(news, dial: dial)
     case .dialled(let result, let dial): handle(result, dial: dial)
     case .core(let event): handle(event)
-    case .stop(let request): if outcome == nil { handle(request) }
+    case .order(let request): if outcome == nil { handle(request) }
     case .guest(let status, let isAtStart):
       if isAtStart { guestAtStart = status } else { guestAtEnd = status }
     case .pauseAnswered(let answer, let told): pauseAnswered(answer, told)
@@ -48,6 +48,7 @@ extension DestinationSession {
       judgeDiscards()
       drain()
     case .pushFinished: break
+    case .allHere: handle(DestinationEvent.allHere)
     case .allResident:
       askGuest()
       handle(DestinationEvent.allResident)
@@ -116,7 +117,7 @@ extension DestinationSession {
       case .guest(let status, let isAtStart):
         if isAtStart { guestAtStart = status } else { guestAtEnd = status }
       case .dialled, .dialNews, .pauseAnswered: handle(input)
-      case .attached, .attachEnded, .core, .stop: break
+      case .attached, .attachEnded, .core, .order: break
       }
     }
     let tally = endPause(&outcome)

@@ -146,7 +146,7 @@ public final class DestinationSession {
     case dialNews(DialNews, dial: UInt32)
     case dialled(DialResult, dial: UInt32)
     case core(DestinationEvent)
-    case stop(StopRequest)
+    case order(OrderRequest)
     case guest(VMMStatus, isAtStart: Bool)
     case pauseAnswered(GuestPause.Answer, told: String?)
   }
@@ -200,8 +200,8 @@ public final class DestinationSession {
   var mode: MigrationMode?
   /// The session whose run directory exists.
   var preparedSession: SessionID?
-  /// The stop that is being handled; nil for one that came as a signal.
-  var stopRequest: StopRequest?
+  /// The order that is being handled; nil for one that came as a signal.
+  var order: OrderRequest?
   var outcome: Outcome?
 
   /// Checks everything that can be checked before a VMM attaches, takes the VM's lock and opens its
@@ -278,7 +278,7 @@ public final class DestinationSession {
     while let signal = try signals.next() {
       switch signal {
       case .hangUp: observer(.signalIgnored(signal))
-      case .interrupt, .terminate: stop(.abort)
+      case .interrupt, .terminate: stop(.operatorAbort)
       }
     }
   }

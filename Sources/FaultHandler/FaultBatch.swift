@@ -13,8 +13,8 @@ struct FaultBatch: ~Copyable {
   private(set) var changes: [UserfaultEvent] = []
   /// Userfaultfds of forked children. Kept open for ever.
   var children = DescriptorList()
-  /// Whether the messages settled the last awaited page.
-  var completesImage = false
+  /// What the image has come to by the messages.
+  var milestone: ImageMilestone?
   /// Where the last fault was, for the next lookup.
   var regionHint = 0
 
@@ -30,7 +30,7 @@ struct FaultBatch: ~Copyable {
     fills.removeAll(keepingCapacity: true)
     outside.removeAll(keepingCapacity: true)
     changes.removeAll(keepingCapacity: true)
-    completesImage = false
+    milestone = nil
   }
 
   mutating func append(request page: Int) { requests.append(page) }

@@ -34,7 +34,7 @@ extension FaultLoop {
     do throws(UFFDError) {
       let count = try plane.installer.readMessages(into: &messages, batch: &batch)
       guard count > 0 else { return 0 }
-      if batch.completesImage { plane.events.sayOnce(.allResident, .allResident) }
+      plane.tell(batch.milestone)
       for position in batch.requests.indices { request(batch.requests[position]) }
       for position in batch.fills.indices {
         let page = batch.fills[position]

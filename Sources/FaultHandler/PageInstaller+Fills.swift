@@ -16,7 +16,7 @@ extension PageInstaller {
       case .poisoned: try poison(&progress, &filling)
       case .staged: try fillStaged(&progress, page..<page + 1, &filling)
       }
-      progress.completesImage = filling.announcesCompletion()
+      progress.milestone = filling.nextMilestone()
       return progress
     }
   }
@@ -51,7 +51,7 @@ extension PageInstaller {
           filling.statistics.pushedByteCount += UInt64(doneCount << shift)
         }
       }
-      progress.completesImage = filling.announcesCompletion()
+      progress.milestone = filling.nextMilestone()
       return progress
     }
   }
@@ -76,7 +76,7 @@ extension PageInstaller {
           filling.statistics.zeroFilledPageCount - filledBefore
         progress.remaining = progress.remaining.lowerBound..<remaining.upperBound
       }
-      progress.completesImage = filling.announcesCompletion()
+      progress.milestone = filling.nextMilestone()
       return progress
     }
   }
@@ -93,7 +93,7 @@ extension PageInstaller {
         progress.remaining = wanted.lowerBound..<remaining.upperBound
         try poison(&progress, &filling)
       }
-      progress.completesImage = filling.announcesCompletion()
+      progress.milestone = filling.nextMilestone()
       return progress
     }
   }

@@ -20,7 +20,7 @@ extension PageInstaller {
       for position in 0..<count {
         if case .fault(let fault) = buffer[position] { decide(fault, now, &batch, &filling) }
       }
-      batch.completesImage = filling.announcesCompletion()
+      batch.milestone = filling.nextMilestone()
       return count
     }
   }

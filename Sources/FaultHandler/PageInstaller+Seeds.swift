@@ -55,10 +55,10 @@ extension PageInstaller {
     return isTaken
   }
 
-  /// No seed and no discard comes any more. True when nothing is awaited at all.
-  func endSeeds() -> Bool {
+  /// No seed and no discard comes any more. What the image has come to by that.
+  func endSeeds() -> ImageMilestone? {
     filling.withLock { filling in
-      guard let zeros = filling.zeroSeeds, filling.takesSeeds else { return false }
+      guard let zeros = filling.zeroSeeds, filling.takesSeeds else { return nil }
       var position = 0
       while let run = zeros.nextRun(
         from: position, before: zeros.pageCount, limit: zeros.pageCount)
@@ -69,7 +69,7 @@ extension PageInstaller {
       filling.statistics.zeroReportedPageCount += UInt64(zeros.setCount)
       filling.zeroSeeds = nil
       filling.takesSeeds = false
-      return filling.announcesCompletion()
+      return filling.nextMilestone()
     }
   }
 
@@ -82,7 +82,7 @@ extension PageInstaller {
         progress.remaining = found.lowerBound..<remaining.upperBound
         try fillStaged(&progress, found, &filling)
       }
-      progress.completesImage = filling.announcesCompletion()
+      progress.milestone = filling.nextMilestone()
       return progress
     }
   }

@@ -26,8 +26,16 @@ struct FillProgress: Sendable {
   var obstacle: FillObstacle?
   /// Pages that were staged are missing again: the source has to be asked for them.
   var hasLostSeeds = false
-  /// Whether nothing is awaited from the source any more. True for one fill only.
-  var completesImage = false
+  /// What the image has come to with this fill; told for one fill only.
+  var milestone: ImageMilestone?
+}
+
+/// How whole the image is.
+enum ImageMilestone: UInt8, Hashable, Sendable {
+  /// Nothing is awaited from the source any more; seeds may still have to be installed.
+  case allHere
+  /// Nothing has to be installed any more.
+  case allResident
 }
 
 /// Where pages come from.
@@ -58,7 +66,7 @@ final class PageInstaller: Sendable {
     var ledger: PageLedger<MappedPageStates>
     var demands = DemandTable()
     var statistics = DataPlaneStatistics()
-    var hasAnnouncedCompletion = false
+    var announced: ImageMilestone?
     /// Pages whose last seed was zeros; nil where no seeds come. They become `zero` when no seed
     /// can come any more: until then the page-state file knows nothing of them.
     var zeroSeeds: PageBitmap?
@@ -80,11 +88,13 @@ final class PageInstaller: Sendable {
       }
     }
 
-    /// True once, when the last awaited page was settled.
-    mutating func announcesCompletion() -> Bool {
-      guard ledger.isComplete, !takesSeeds, !hasAnnouncedCompletion else { return false }
-      hasAnnouncedCompletion = true
-      return true
+    /// A milestone that was not announced yet; the later one stands for both.
+    mutating func nextMilestone() -> ImageMilestone? {
+      guard announced != .allResident, !takesSeeds, ledger.isAllHere else { return nil }
+      let reached: ImageMilestone = ledger.isComplete ? .allResident : .allHere
+      guard reached != announced else { return nil }
+      announced = reached
+      return reached
     }
   }
 

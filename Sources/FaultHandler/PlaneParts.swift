@@ -45,7 +45,16 @@ final class PlaneParts: Sendable {
 
   /// No seed comes any more.
   func endSeeds() {
-    if installer.endSeeds() { events.sayOnce(.allResident, .allResident) }
+    tell(installer.endSeeds())
+  }
+
+  /// Tells the session how whole the image is.
+  func tell(_ milestone: ImageMilestone?) {
+    switch milestone {
+    case nil: break
+    case .allHere: events.sayOnce(.allHere, .allHere)
+    case .allResident: events.sayOnce(.allResident, .allResident)
+    }
   }
 
   /// Every connection of a link has brought everything: the search for what is missing begins.
@@ -73,7 +82,7 @@ final class PlaneParts: Sendable {
 
   /// Says what a fill ran into; true when the fill is to be given up.
   func report(_ progress: FillProgress) -> Bool {
-    if progress.completesImage { events.sayOnce(.allResident, .allResident) }
+    tell(progress.milestone)
     // Before that, the search at the push's end finds them.
     if progress.hasLostSeeds, events.hasSaid(.pushFinished) { inbox.post(.sweepMissing) }
     guard let obstacle = progress.obstacle, obstacle != .retry else { return false }

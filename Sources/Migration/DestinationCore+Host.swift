@@ -50,7 +50,7 @@ extension DestinationCore {
       if isOverrun { return }
       invariant(state == .loading, "the VMM loads only what it was told to")
       times.loaded = now
-      if mode.fillsBeforeRun && !isAllResident {
+      if fillsBeforeRun && !isAllHere {
         state = .filling
       } else {
         sayPrepared(now, into: &effects)
@@ -113,7 +113,7 @@ extension DestinationCore {
     }
   }
 
-  /// Device state is in; in mode quick every page as well.
+  /// Device state is in, and every page that has to be.
   private mutating func sayPrepared(
     _ now: Instant, into effects: inout EffectQueue<DestinationEffect>
   ) {
@@ -124,15 +124,20 @@ extension DestinationCore {
     send(.prepared(epoch: epoch), into: &effects)
   }
 
+  mutating func allHere(_ now: Instant, into effects: inout EffectQueue<DestinationEffect>) {
+    isAllHere = true
+    if state == .filling { sayPrepared(now, into: &effects) }
+  }
+
   mutating func allResident(_ now: Instant, into effects: inout EffectQueue<DestinationEffect>) {
     if !isAllResident { times.allResident = now }
     isAllResident = true
+    allHere(now, into: &effects)
     switch state {
-    case .filling: sayPrepared(now, into: &effects)
     case .running: recordComplete(into: &effects)
-    case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .prepared,
-      .acceptingGo, .starting, .recordingRan, .completing, .acknowledging, .rulingOut, .killing,
-      .recordingAborted, .aborted, .finished:
+    case .dialing, .opening, .ready, .discarding, .awaitingDeviceState, .loading, .filling,
+      .prepared, .acceptingGo, .starting, .recordingRan, .completing, .acknowledging, .rulingOut,
+      .killing, .recordingAborted, .aborted, .finished:
       break
     }
   }

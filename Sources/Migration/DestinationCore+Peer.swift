@@ -104,7 +104,8 @@ extension DestinationCore {
     switch message {
     case .ping(let sequence): send(.pong(sequence: sequence), into: &effects)
     case .pong: break
-    case .frozen(_, let discardPageCount): frozen(discardPageCount, now, into: &effects)
+    case .frozen(_, let discardPageCount, let fillsBeforeRun):
+      frozen(discardPageCount, fillsBeforeRun: fillsBeforeRun, now, into: &effects)
     case .go: go(now, into: &effects)
     case .completeAcknowledged: completeAcknowledged(now, into: &effects)
     case .abort(_, let reason): abort(reason, now, into: &effects)
@@ -116,7 +117,7 @@ extension DestinationCore {
 
   private func isOfThisSession(_ message: ControlMessage) -> Bool {
     switch message {
-    case .ready(let named), .frozen(let named, _), .discarded(let named), .prepared(let named),
+    case .ready(let named), .frozen(let named, _, _), .discarded(let named), .prepared(let named),
       .abort(let named, _), .aborted(let named, _), .parked(let named, _):
       named == epoch
     case .go(let named), .ran(let named, _, _), .complete(let named),
@@ -127,12 +128,13 @@ extension DestinationCore {
   }
 
   private mutating func frozen(
-    _ discardPageCount: PageCount, _ now: Instant,
+    _ discardPageCount: PageCount, fillsBeforeRun: Bool, _ now: Instant,
     into effects: inout EffectQueue<DestinationEffect>
   ) {
     switch state {
     case .ready:
       times.frozen = now
+      self.fillsBeforeRun = fillsBeforeRun
       state = .discarding
       if discardPageCount.rawValue == 0 { return discardsApplied(now, into: &effects) }
       effects.append(.discard(discardPageCount))

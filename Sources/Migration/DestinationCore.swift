@@ -15,7 +15,7 @@ public enum DestinationState: UInt8, CaseIterable, Hashable, Sendable {
   case awaitingDeviceState
   /// The VMM loads device state; its faults are demands.
   case loading
-  /// Mode quick: loaded, and waits for the last page.
+  /// Loaded, and waits for the last page of the source: when FROZEN says that it is to.
   case filling
   /// PREPARED was said. Never runs by itself.
   case prepared
@@ -70,7 +70,10 @@ public struct DestinationCore: Sendable {
 
   var isLinkUp = false
   var isLinkFinal = false
+  var isAllHere = false
   var isAllResident = false
+  /// What FROZEN has said: nothing may be awaited from the source when PREPARED is said.
+  public internal(set) var fillsBeforeRun = false
   var hasRefusedStop = false
   /// Why the session does not complete; the first cause is the one that is told.
   var cause: Refusal?
@@ -194,6 +197,7 @@ public struct DestinationCore: Sendable {
     case .journal(.durable(let record)): durable(record, now, into: &effects)
     case .journal(.failed(let record, _, let reason)):
       journalFailed(record, reason, now, into: &effects)
+    case .allHere: allHere(now, into: &effects)
     case .allResident: allResident(now, into: &effects)
     case .memoryFailed(let reason): failed(reason, now, into: &effects)
     case .operatorAbort: operatorAbort(now, into: &effects)

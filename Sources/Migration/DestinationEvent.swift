@@ -21,8 +21,11 @@ public enum DestinationEvent: Hashable, Sendable {
   case vmm(DestinationVMMEvent)
   /// The journal's answer to `DestinationEffect.journal`.
   case journal(JournalAnswer<DestinationRecord>)
-  /// No page is missing or requested any more (`PageLedger.isComplete`). Said again by a restarted
-  /// worker; repeating it is harmless.
+  /// Nothing is awaited from the source any more (`PageLedger.isAllHere`), whatever has still to be
+  /// installed from what is here.
+  case allHere
+  /// No page is missing, requested or staged any more (`PageLedger.isComplete`). Implies
+  /// `allHere`. Said again by a restarted worker; repeating it is harmless.
   case allResident
   /// Pages cannot be installed here (out of memory, a mapping changed under us).
   case memoryFailed(Refusal)

@@ -117,9 +117,11 @@ public struct PageLedger<Store: PageStateStore & ~Copyable>: ~Copyable {
 
   /// Everything is installed, or needs no installing (P4). Staged pages are not.
   @inlinable
-  public var isComplete: Bool {
-    count(of: .missing) == 0 && count(of: .requested) == 0 && count(of: .staged) == 0
-  }
+  public var isComplete: Bool { isAllHere && count(of: .staged) == 0 }
+
+  /// Nothing is awaited from the source: what is not installed lies in the stage.
+  @inlinable
+  public var isAllHere: Bool { count(of: .missing) == 0 && count(of: .requested) == 0 }
 
   /// The page's state.
   @inlinable

@@ -3,9 +3,12 @@ internal import Wire
 
 /// What comes from our own host: seeder, VMM, journal, memory, operator, timers.
 extension SourceCore {
-  mutating func seeded(_ now: Instant, into effects: inout EffectQueue<SourceEffect>) {
+  mutating func seeded(
+    _ reason: SwitchReason, _ now: Instant, into effects: inout EffectQueue<SourceEffect>
+  ) {
     // Overtaken by the loss of the link: the rounds go on over the next one.
     guard state == .seeding else { return }
+    fillsBeforeRun = mode == .preCopy && reason == .fits
     freeze(now, into: &effects)
   }
 
@@ -74,8 +77,10 @@ extension SourceCore {
     times.paused = now
     state = .frozen
     effects.append(.beginServing)
-    send(.frozen(epoch: epoch, discardPageCount: discardPageCount), into: &effects)
-    if mode.fillsBeforeRun { effects.append(.beginPush) }
+    send(
+      .frozen(
+        epoch: epoch, discardPageCount: discardPageCount, fillsBeforeRun: fillsBeforeRun),
+      into: &effects)
   }
 
   private mutating func deviceStateSaved(
@@ -83,11 +88,20 @@ extension SourceCore {
   ) {
     if state == .preparedUnsaved {
       times.saved = now
+      beginFilling(into: &effects)
       return handOff(into: &effects)
     }
     guard isAnswer(to: .saving) else { return }
     times.saved = now
     state = .saved
+    beginFilling(into: &effects)
+  }
+
+  /// What is to be there before the VM runs is pushed behind the device state, which it would hold
+  /// up, and so behind the discards: a page that overtook those on another connection would be
+  /// dropped as a stale seed.
+  private func beginFilling(into effects: inout EffectQueue<SourceEffect>) {
+    if fillsBeforeRun { effects.append(.beginPush) }
   }
 
   /// Both conditions hold: from here the VM is not resumed while HANDED_OFF may be durable.
@@ -153,7 +167,7 @@ extension SourceCore {
     case .go:
       state = .handedOff
       send(.go(epoch: epoch.advanced(by: 1)), into: &effects)
-      if !mode.fillsBeforeRun { effects.append(.beginPush) }
+      if !fillsBeforeRun { effects.append(.beginPush) }
       if !isLinkUp { armGiveUp(now, into: &effects) }
     case .park:
       state = .handedOff

@@ -113,7 +113,7 @@ extension SourceCore {
 
   private func isOfThisSession(_ message: ControlMessage) -> Bool {
     switch message {
-    case .ready(let named), .frozen(let named, _), .discarded(let named), .prepared(let named),
+    case .ready(let named), .frozen(let named, _, _), .discarded(let named), .prepared(let named),
       .abort(let named, _), .aborted(let named, _), .parked(let named, _):
       named == epoch
     case .go(let named), .ran(let named, _, _), .complete(let named),

@@ -99,6 +99,8 @@ public struct SourceCore: Sendable {
   var isFoundRunning = false
   /// Only a copy of the frozen memory is here, no VM.
   var isCopy = false
+  /// Everything is pushed before the VM runs at the destination, and not behind GO.
+  var fillsBeforeRun: Bool
   /// HANDED_OFF was given to the journal: from here on the destination may run, until it is proven
   /// that it did not.
   var mayHaveHandedOff = false
@@ -123,6 +125,7 @@ public struct SourceCore: Sendable {
     self.mode = mode
     self.limits = limits
     self.state = .opening
+    fillsBeforeRun = mode == .quick
   }
 
   /// Takes up a session where its durable records leave it; nil when they hold no session.
@@ -212,7 +215,7 @@ public struct SourceCore: Sendable {
     case .linkDown(let isFinal, let reason):
       linkDown(isFinal: isFinal, reason, now, into: &effects)
     case .received(let message): received(message, now, into: &effects)
-    case .seeded: seeded(now, into: &effects)
+    case .seeded(let reason): seeded(reason, now, into: &effects)
     case .seedingFailed(let reason): seedingFailed(reason, now, into: &effects)
     case .vmm(let event): vmm(event, now, into: &effects)
     case .journal(.durable(let record)): durable(record, now, into: &effects)

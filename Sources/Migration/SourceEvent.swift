@@ -10,8 +10,9 @@ public enum SourceEvent: Hashable, Sendable {
   /// A control message arrived on the urgent connection.
   case received(ControlMessage)
   /// The rounds have come to an end, and what they sent has been taken in: time to switch.
-  case seeded
-  /// Memory can be seeded no longer: what is written to it is not seen any more.
+  case seeded(SwitchReason)
+  /// Memory is seeded no longer: what is written to it is not seen any more, or the rounds have
+  /// come to a limit behind which the VM is to stay.
   case seedingFailed(Refusal)
   /// The VMM answered, or did something by itself.
   case vmm(SourceVMMEvent)

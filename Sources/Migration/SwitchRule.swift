@@ -36,35 +36,63 @@ public enum SwitchReason: String, CaseIterable, Hashable, Sendable {
   case rounds = "the last round that was allowed is over"
   /// `--max-time`.
   case time = "the time for rounds is over"
+  /// An operator asked for it.
+  case told = "the operator says so"
+}
+
+/// What the rule says after a round.
+public enum RoundVerdict: Hashable, Sendable {
+  /// Another round follows. `obstacle`: why the rounds will not come to fit, as it looks now.
+  case goOn(obstacle: SwitchReason?)
+  /// The VM is to be stopped now.
+  case switchOver(SwitchReason)
+  /// A limit is reached behind which the VM is to stay where it is.
+  case stay(SwitchReason)
+}
+
+/// What becomes of rounds that are to fit and have come to a limit.
+public enum LimitAction: String, CaseIterable, Hashable, Sendable {
+  /// The migration is given up, and the VM runs on at the source.
+  case stay
+  /// The VM is switched over, and what is left follows it, as in a hybrid migration.
+  case switchOver = "switch"
 }
 
 /// When the rounds may end; the defaults are those of the command line.
 public struct SwitchLimits: Hashable, Sendable {
   /// How long the VM may stand still for what is left, in nanoseconds.
   public var downtimeNanoseconds: UInt64
-  /// How many rounds at most; at least 1, the first of which sends all memory.
-  public var maximumRoundCount: UInt64
+  /// How many rounds at most; at least 1, the first of which sends all memory. nil for any number.
+  /// A guest that is still not there after thirty will not be.
+  public var maximumRoundCount: UInt64?
   /// For how long, counted from the first page; nil for any time.
   public var maximumNanoseconds: UInt64?
+  /// Mode *pre-copy*: rounds go on until what is left fits, or a limit is reached; this is what
+  /// follows then. nil, mode *hybrid*: they end as soon as they gain nothing.
+  public var atLimit: LimitAction?
 
   /// Limits with all their parts.
   public init(
-    downtimeNanoseconds: UInt64 = 50_000_000, maximumRoundCount: UInt64 = 30,
-    maximumNanoseconds: UInt64? = nil
+    downtimeNanoseconds: UInt64 = 50_000_000, maximumRoundCount: UInt64? = 30,
+    maximumNanoseconds: UInt64? = nil, atLimit: LimitAction? = nil
   ) {
     self.downtimeNanoseconds = downtimeNanoseconds
     self.maximumRoundCount = maximumRoundCount
     self.maximumNanoseconds = maximumNanoseconds
+    self.atLimit = atLimit
   }
 }
 
-/// The rule that ends the rounds of a hybrid migration. Pure.
+/// The rule that ends the rounds of a migration. Pure.
 ///
 /// Rounds pay as long as each leaves less than the one before: what is left after the last one is
 /// what the guest has to fault in. A guest that writes at the link's own rate leaves as much as was
 /// sent, for ever, so the first round's measurement decides at once. Anything slower converges
 /// geometrically, until the guest's working set itself is what each round leaves: the forecast
 /// then stops improving, and two such rounds in turn end it (one may be a disturbance).
+///
+/// Pre-copy has no second part in which the guest could fault in what is left: there the same
+/// findings are only told, and the rounds go on.
 public struct SwitchRule: Sendable {
   /// How many rounds in turn may leave no less than the best one before them.
   public static let stalledRoundCount = 2
@@ -73,30 +101,53 @@ public struct SwitchRule: Sendable {
   public let limits: SwitchLimits
   /// How many rounds have ended.
   public private(set) var roundCount: UInt64 = 0
+  /// Bytes in a second that the link carries, as far as the rounds have shown; nil before that.
+  private var bandwidth: Double?
   private var smallestRemaining: UInt64?
   private var roundsWithoutGain = 0
 
   /// Before the first round.
   public init(_ limits: SwitchLimits) { self.limits = limits }
 
-  /// Judges after a round that was sent whole; nil means that another one follows.
+  /// Judges after a round that was sent whole.
   ///
   /// - Parameter elapsedNanoseconds: since the first page of the first round.
   public mutating func roundEnded(
     _ round: SeedRoundResult, elapsedNanoseconds: UInt64
-  ) -> SwitchReason? {
+  ) -> RoundVerdict {
     roundCount += 1
     noteGain(round.dirtiedByteCount)
-    if fits(round) { return .fits }
+    noteBandwidth(of: round)
+    if fits(round.dirtiedByteCount) { return .switchOver(.fits) }
+    let obstacle = obstacle(to: round)
+    if let obstacle, limits.atLimit == nil { return .switchOver(obstacle) }
+    if let most = limits.maximumRoundCount, roundCount >= most { return limitReached(.rounds) }
+    if timeIsOver(elapsedNanoseconds) { return limitReached(.time) }
+    return .goOn(obstacle: obstacle)
+  }
+
+  /// What follows a limit that has ended a round in its middle.
+  public mutating func roundStopped(
+    _ round: SeedRoundResult, by limit: SwitchReason
+  ) -> RoundVerdict {
+    noteBandwidth(of: round)
+    if limits.atLimit != nil, fits(round.dirtiedByteCount) { return .switchOver(.fits) }
+    return limitReached(limit)
+  }
+
+  private func limitReached(_ limit: SwitchReason) -> RoundVerdict {
+    limits.atLimit == .stay ? .stay(limit) : .switchOver(limit)
+  }
+
+  /// Why more rounds like this one gain nothing; nil when they do.
+  private func obstacle(to round: SeedRoundResult) -> SwitchReason? {
     // Of a later round this would say the same as that it has left no less than the one before.
     if roundCount == 1, let dirtyRate = round.dirtyRate, let bandwidth = round.bandwidth,
       dirtyRate >= bandwidth
     {
       return .outrun
     }
-    if roundsWithoutGain >= Self.stalledRoundCount { return .stalled }
-    if roundCount >= limits.maximumRoundCount { return .rounds }
-    return timeIsOver(elapsedNanoseconds) ? .time : nil
+    return roundsWithoutGain >= Self.stalledRoundCount ? .stalled : nil
   }
 
   /// Whether `--max-time` is over: asked in the middle of a round, which then ends early.
@@ -104,11 +155,22 @@ public struct SwitchRule: Sendable {
     limits.maximumNanoseconds.map { elapsedNanoseconds >= $0 } ?? false
   }
 
-  private func fits(_ round: SeedRoundResult) -> Bool {
-    if round.dirtiedByteCount == 0 { return true }
-    guard let bandwidth = round.bandwidth, bandwidth > 0 else { return false }
-    let forecast = Double(round.dirtiedByteCount) * 1e9 / bandwidth
-    return forecast <= Double(limits.downtimeNanoseconds)
+  private func fits(_ remaining: UInt64) -> Bool {
+    if remaining == 0 { return true }
+    guard let bandwidth, bandwidth > 0 else { return false }
+    return Double(remaining) * 1e9 / bandwidth <= Double(limits.downtimeNanoseconds)
+  }
+
+  /// A short round is all round trip: it tells how fast the link is at least, not how fast.
+  private static let tellingNanoseconds: UInt64 = 100_000_000
+
+  private mutating func noteBandwidth(of round: SeedRoundResult) {
+    guard let measured = round.bandwidth else { return }
+    if round.nanoseconds >= Self.tellingNanoseconds {
+      bandwidth = measured
+    } else {
+      bandwidth = max(bandwidth ?? 0, measured)
+    }
   }
 
   private mutating func noteGain(_ remaining: UInt64) {

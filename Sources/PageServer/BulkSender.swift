@@ -29,8 +29,6 @@ struct BulkSender: ~Copyable {
   private var absentMap: AbsentMap?
   private let position: Int
   private var isFirst: Bool { position == 0 }
-  /// Until then the map goes before the device state.
-  private var mapFirstUntil: Instant?
 
   init(
     _ context: SourceContext, _ connection: Connection, wake: WakeEvent, servingGate: ServingGate
@@ -72,8 +70,9 @@ struct BulkSender: ~Copyable {
       if isFirst {
         // Nothing of the guest's is read there before its stale pages are gone.
         if try sendDiscards() { return true }
-        let isMapFirst = mapGoesFirst()
-        if isMapFirst { return try sendMapStep() }
+        // Once it is ready it waits for nothing: every moment is the guest's pause. While the VMM
+        // saves it the map goes, of which each entry that is told in time is a fault that stays
+        // local.
         if try sendDeviceState() { return true }
         // The rest of the map and the push take turns: the map saves pushing what it names.
         if try sendMapStep(), !context.pushing { return true }
@@ -144,16 +143,6 @@ struct BulkSender: ~Copyable {
   }
 
   // MARK: Map and device state
-
-  private mutating func mapGoesFirst() -> Bool {
-    guard absentMap != nil else { return false }
-    let now = MonotonicClock.now()
-    guard let limit = mapFirstUntil else {
-      mapFirstUntil = now.advanced(byNanoseconds: SourceOptions.mapFirstNanoseconds)
-      return true
-    }
-    return now < limit
-  }
 
   /// Searches a while and sends what was found; false when the map is done.
   private mutating func sendMapStep() throws(ServeError) -> Bool {

@@ -11,14 +11,16 @@ public struct SeedRoundNote: Hashable, Sendable {
   public var number: UInt64
   /// What it came to.
   public var result: SeedRoundResult
-  /// Why it was the last one; nil when another follows.
-  public var reason: SwitchReason?
+  /// What follows it.
+  public var verdict: RoundVerdict
 }
 
 /// How the rounds over one link have come to their end.
 enum SeedRunEnd: Sendable {
   /// It is time to switch.
-  case decided
+  case decided(SwitchReason)
+  /// A limit is reached behind which the VM is to stay.
+  case staying(SwitchReason)
   /// The link is lost, or the rounds were cancelled.
   case linkLost
   /// The destination takes nothing in, though it lives.
@@ -40,6 +42,7 @@ final class Seeder: Sendable {
   private let log: any DirtyLog
   private let state: Lock<State>
   private let isCancelled = Atomic<Bool>(false)
+  private let isTold = Atomic<Bool>(false)
 
   private struct State {
     var rule: SwitchRule
@@ -62,6 +65,9 @@ final class Seeder: Sendable {
   /// Ends `run` soon, wherever it is.
   func cancel() { isCancelled.store(true, ordering: .releasing) }
 
+  /// Ends the rounds as soon as that can be: the VM is to be switched over, whatever is left.
+  func switchOver() { isTold.store(true, ordering: .releasing) }
+
   /// Runs rounds over a link until it is time to switch, or they can go on no more. Blocks for as
   /// long as that takes; `told` is called after each round.
   func run(
@@ -72,10 +78,12 @@ final class Seeder: Sendable {
     while !isCancelled.load(ordering: .acquiring) {
       let start = MonotonicClock.now()
       // Over already, as on a new link: an empty round shows that the link holds.
-      let isOver = isToEnd(start)
+      let over = reasonToEnd(start)
       let (round, pages) = state.withLock { state in
         state.round += 1
-        guard !isOver else { return (state.round, PageBitmap(pageCount: state.pending.pageCount)) }
+        guard over == nil else {
+          return (state.round, PageBitmap(pageCount: state.pending.pageCount))
+        }
         // Whatever becomes of the round, these may be there from now on.
         state.sent.formUnion(state.pending)
         return (state.round, state.pending)
@@ -86,16 +94,20 @@ final class Seeder: Sendable {
       case .applied(let applied): outcome = applied
       case .ended(let end): return end
       }
-      if isOver {
+      if let over {
         outcome.unsent.formUnion(state.withLock { $0.pending })
-        outcome.wasStopped = true
+        outcome.stopReason = over
       }
       let end = MonotonicClock.now()
       var dirty = try fetch()
       dirty.formUnion(outcome.unsent)
       let note = judge(dirty, outcome, start: start, end: end)
       told(note)
-      if note.reason != nil { return .decided }
+      switch note.verdict {
+      case .goOn: break
+      case .switchOver(let reason): return .decided(reason)
+      case .stay(let reason): return .staying(reason)
+      }
     }
     return .linkLost
   }
@@ -136,7 +148,8 @@ final class Seeder: Sendable {
     /// Pages that were left out: the round was ended early, or they are poisoned.
     var unsent: PageBitmap
     var sentByteCount: UInt64
-    var wasStopped: Bool
+    /// Why it was ended early; nil when it was not.
+    var stopReason: SwitchReason?
   }
 
   private enum Awaited {
@@ -146,13 +159,13 @@ final class Seeder: Sendable {
 
   private func awaitRound(_ plane: SourceDataPlane) -> Awaited {
     let feed = plane.seeds
-    var wasStopped = false
+    var stopReason: SwitchReason?
     while true {
       switch feed.progress() {
       case .applied(let unsent, let sentByteCount):
         return .applied(
           RoundOutcome(
-            unsent: unsent, sentByteCount: sentByteCount, wasStopped: wasStopped))
+            unsent: unsent, sentByteCount: sentByteCount, stopReason: stopReason))
       case .lost: return .ended(.linkLost)
       case .running: break
       }
@@ -161,8 +174,8 @@ final class Seeder: Sendable {
       if now.nanoseconds(since: feed.lastProgress) > Self.stallNanoseconds {
         return .ended(.unanswered)
       }
-      if !wasStopped, isToEnd(now) {
-        wasStopped = true
+      if stopReason == nil, let reason = reasonToEnd(now) {
+        stopReason = reason
         plane.stopSeedRound()
       }
       // A poll that fails costs a look that comes too soon.
@@ -177,9 +190,12 @@ final class Seeder: Sendable {
   /// a link that needs longer for that carries no VM.
   private static let stallNanoseconds: UInt64 = 60_000_000_000
 
-  private func isToEnd(_ now: Instant) -> Bool {
-    state.withLock { state in
-      state.rule.timeIsOver(state.started.map { now.nanoseconds(since: $0) } ?? 0)
+  /// Why the rounds end now, wherever they are; nil when they go on.
+  private func reasonToEnd(_ now: Instant) -> SwitchReason? {
+    if isTold.load(ordering: .acquiring) { return .told }
+    return state.withLock { state in
+      let elapsed = state.started.map { now.nanoseconds(since: $0) } ?? 0
+      return state.rule.timeIsOver(elapsed) ? .time : nil
     }
   }
 
@@ -192,11 +208,20 @@ final class Seeder: Sendable {
     return state.withLock { state in
       state.pending = dirty
       let elapsed = state.started.map { end.nanoseconds(since: $0) } ?? 0
-      let reason =
-        outcome.wasStopped
-        ? .time : state.rule.roundEnded(result, elapsedNanoseconds: elapsed)
-      return SeedRoundNote(number: state.round, result: result, reason: reason)
+      let verdict: RoundVerdict =
+        switch outcome.stopReason {
+        case nil: state.rule.roundEnded(result, elapsedNanoseconds: elapsed)
+        case .told: .switchOver(.told)
+        case .some(let limit): state.rule.roundStopped(result, by: limit)
+        }
+      return SeedRoundNote(number: state.round, result: result, verdict: obeying(verdict))
     }
+  }
+
+  /// Whoever asks for the switch means it, also when a limit is reached in the same moment.
+  private func obeying(_ verdict: RoundVerdict) -> RoundVerdict {
+    if case .stay = verdict, isTold.load(ordering: .acquiring) { return .switchOver(.told) }
+    return verdict
   }
 
   private func byteCount(of pages: PageBitmap) -> UInt64 {

@@ -7,12 +7,6 @@ public import Wire
 
 /// How the source's data path works.
 struct SourceOptions: Sendable {
-  /// How long after the freeze the search for absent memory goes before the device state. The guest
-  /// stands still meanwhile; each absent page that the map names in time is a fault that stays
-  /// local. 2 ms find some thousand holes, all that a guest has which was not filled at random,
-  /// and leave the pause to the device state; the rest of the map follows beside the push.
-  static let mapFirstNanoseconds: UInt64 = 2_000_000
-
   var prefetch: PrefetchKind?
   /// Bytes of pages that all bulk connections together push in a second; nil for all that goes.
   var bulkBytesPerSecond: UInt64?
@@ -154,8 +148,8 @@ public final class SourceDataPlane: Sendable {
     wakeBulk()
   }
 
-  /// Sends the VM's device state on the first bulk connection, after the first part of the zero map
-  /// and ahead of any push. For any thread.
+  /// Sends the VM's device state on the first bulk connection, ahead of whatever of the zero map
+  /// and of pushes is not on its way yet. For any thread.
   public func sendDeviceState(_ state: [UInt8]) {
     invariant(
       state.count <= WireLimits.maximumDeviceStateByteCount, "device state keeps its bound")

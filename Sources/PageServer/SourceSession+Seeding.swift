@@ -15,6 +15,7 @@ extension SourceSession {
     }
     let seeder = seeder ?? Seeder(layout: layout, log: log, limits: configuration.switchLimits)
     self.seeder = seeder
+    if isSwitchTold { seeder.switchOver() }
     guard seeder.layout == layout else {
       let reason = Refusal(.layout, "the destination came back with another memory layout")
       return pending.append(.seedingFailed(reason))
@@ -53,12 +54,43 @@ extension SourceSession {
     openSeedRunCount -= 1
     guard run == seedRun else { return }
     switch end {
-    case .decided: handle(SourceEvent.seeded)
+    case .decided(let reason): handle(SourceEvent.seeded(reason))
+    // The order was taken a moment too late for the seeder, and is carried out all the same.
+    case .staying where isSwitchTold: handle(SourceEvent.seeded(.told))
+    case .staying(let reason):
+      handle(
+        SourceEvent.seedingFailed(
+          Refusal(
+            .limit,
+            "the VM could not be moved within its limits (\(reason.rawValue)): what is left "
+              + "takes longer than the downtime that it may have. Allow more rounds, time or "
+              + "downtime, or move it by --mode hybrid or with --at-limit switch")))
     case .linkLost: break
     case .unanswered:
       giveLinkUp(
         Refusal(.timeout, "the destination has not taken in what it was sent, for a minute"))
     case .failed(let reason): handle(SourceEvent.seedingFailed(reason))
+    }
+  }
+
+  /// An operator wants the VM switched over, whatever is left to send; nil when it will be.
+  func switchOver() -> Refusal? {
+    guard core.mode.hasSeedRounds else {
+      return Refusal(
+        .operatorRequest,
+        "mode \(core.mode.name) has no rounds that could be ended: it switches by itself")
+    }
+    switch core.state {
+    case .opening, .preparing, .seeding:
+      isSwitchTold = true
+      seeder?.switchOver()
+      return nil
+    case .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff:
+      return Refusal(.operatorRequest, "the switch is under way already")
+    case .handedOff, .serving, .completing, .lingering:
+      return Refusal(.operatorRequest, "the VM has been switched over already")
+    case .revoking, .recordingResume, .resuming, .awaitingAborted, .finished:
+      return Refusal(.operatorRequest, "the migration is over, or has been given up")
     }
   }
 

@@ -141,7 +141,7 @@ public final class SourceSession {
     case arrival(Arrival)
     case stranger(peer: String, StrangerError)
     case core(SourceEvent)
-    case stop(StopRequest)
+    case order(OrderRequest)
     case guest(VMMStatus)
     case seedRound(SeedRoundNote)
     case seedRunEnded(run: UInt64, SeedRunEnd)
@@ -171,6 +171,8 @@ public final class SourceSession {
   /// Which run of rounds counts: each link of the rounds has one of its own.
   var seedRun: UInt64 = 0
   var openSeedRunCount = 0
+  /// An operator wants the rounds to end.
+  var isSwitchTold = false
   /// The destination was here before.
   var isReturnLink = false
   /// READY of a destination whose bulk connections are still to come.
@@ -183,8 +185,8 @@ public final class SourceSession {
   /// When the link was lost; nil while there is one, or before the first.
   var linkLostAt: Instant?
   var guest: VMMStatus?
-  /// The stop that is being handled; nil for one that came as a signal.
-  var stopRequest: StopRequest?
+  /// The order that is being handled; nil for one that came as a signal.
+  var order: OrderRequest?
   var outcome: Outcome?
 
   /// Checks everything that can be checked before the VM is touched, takes the VM's lock, opens its
@@ -287,7 +289,7 @@ public final class SourceSession {
       case .arrival(let arrival): admit(arrival)
       case .stranger(let peer, let error): observer(.stranger(peer: peer, error))
       case .core(let event): handle(event)
-      case .stop(let request): handle(request)
+      case .order(let request): handle(request)
       case .guest(let status): guest = status
       case .seedRound(let note): observer(.seedRound(note))
       case .seedRunEnded(let run, let end): seedRunEnded(run, end)
@@ -325,7 +327,7 @@ public final class SourceSession {
           outcome.reason
           ?? Refusal(.vmm, "the source VM is stopped but not disabled: \(reason.reason)")
       case .arrival(let arrival): arrival.connection.shutdown()
-      case .core, .stop, .stranger, .seedRound, .seedRunEnded: break
+      case .core, .order, .stranger, .seedRound, .seedRunEnded: break
       }
     }
     let end = MonotonicClock.now()

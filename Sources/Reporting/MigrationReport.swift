@@ -27,7 +27,7 @@ public struct MigrationReport: Hashable, Sendable, Codable {
   public var sourceState: String
   /// What the destination's host does with the VM now.
   public var destinationState: String
-  /// "post-copy", "hybrid" or "quick".
+  /// "post-copy", "hybrid", "pre-copy" or "quick".
   public var mode: String
   /// When it began, UTC.
   public var startedAt: String

@@ -66,7 +66,7 @@ private final class ControlClient {
   var lines = LineSplitter(maximumByteCount: SessionRequest.maximumLineByteCount)
   var descriptors = DescriptorList()
   var wantsEvents = false
-  /// The stop that it asked for and that is not answered; it is not heard before.
+  /// The order that it gave and that is not answered; it is not heard before.
   var ticket: UInt64?
   var isGone = false
 
@@ -171,7 +171,7 @@ private final class ControlLoop {
     }
   }
 
-  /// Answers come in the order of the questions: what is behind a stop waits for its answer.
+  /// Answers come in the order of the questions: what is behind an order waits for its answer.
   private func answerLines(_ client: ControlClient) {
     while client.ticket == nil, let line = client.lines.next() {
       switch SessionRequest.parse(line) {
@@ -182,13 +182,20 @@ private final class ControlLoop {
     }
   }
 
-  private func tell(_ verdict: StopVerdict) {
+  private func tell(_ verdict: OrderVerdict) {
     for client in clients {
       guard let ticket = client.ticket, verdict.ticket ?? ticket == ticket else { continue }
       client.ticket = nil
       client.send(verdict.answer.line)
       answerLines(client)
     }
+  }
+
+  private func ask(_ order: SessionOrder, for client: ControlClient) -> SessionAnswer? {
+    lastTicket += 1
+    let answer = control.ask(for: order, ticket: lastTicket)
+    if answer == nil { client.ticket = lastTicket }
+    return answer
   }
 
   /// nil: it will be told.
@@ -198,11 +205,9 @@ private final class ControlLoop {
     case .events:
       client.wantsEvents = true
       return .done()
-    case .park, .abort:
-      lastTicket += 1
-      let answer = control.ask(for: verb == .park ? .park : .abort, ticket: lastTicket)
-      if answer == nil { client.ticket = lastTicket }
-      return answer
+    case .park: return ask(.park, for: client)
+    case .abort: return ask(.abort, for: client)
+    case .switchOver: return ask(.switchOver, for: client)
     case .adopt:
       guard let channel = client.descriptors.takeFirst() else {
         return .failed("adopt comes with one end of a channel")

@@ -11,6 +11,8 @@ public enum SessionVerb: String, CaseIterable, Codable, Sendable {
   case park
   /// Give up: before the hand-over the VM runs on at the source; after it, refused once.
   case abort
+  /// End the rounds and switch the VM over.
+  case switchOver = "switch"
   /// Be the keeper of this worker, whose own is gone. One end of a channel comes along.
   case adopt
   /// From now on, every event as a line, until the connection is closed.
@@ -101,7 +103,8 @@ public struct SessionAnswer: Codable, Hashable, Sendable {
 
   /// The version of the protocol that the session speaks.
   public var version: Int
-  /// Whether it was done; for `park` and `abort`, whether the session has ended.
+  /// Whether it was done, or for `switch` will be; for `park` and `abort`, whether the session has
+  /// ended.
   public var ok: Bool
   /// Why not.
   public var error: String?

@@ -1,31 +1,38 @@
 public import Migration
 public import System
 
-/// The stops that an operator can ask for.
-public enum SessionStop: Hashable, Sendable {
-  /// With everything kept.
+/// What an operator can ask a session to do.
+public enum SessionOrder: Hashable, Sendable {
+  /// To stop with everything kept.
   case park
-  /// Giving up, as by SIGTERM.
+  /// To stop and give up, as by SIGTERM.
   case abort
+  /// To end its rounds and switch the VM over.
+  case switchOver
 }
 
-/// A stop on its way to the session's thread.
-public struct StopRequest: Sendable {
+/// An order on its way to the session's thread.
+public struct OrderRequest: Sendable {
   /// What is asked for.
-  public let stop: SessionStop
-  /// Tells whoever asked that the session goes on, and why. Never blocks. When the session ends,
-  /// the end is the answer.
-  public let refuse: @Sendable (_ reason: String) -> Void
+  public let order: SessionOrder
+  private let answer: @Sendable (SessionAnswer) -> Void
 
-  /// A stop, and the way back for a no.
-  public init(_ stop: SessionStop, refuse: @escaping @Sendable (_ reason: String) -> Void) {
-    self.stop = stop
-    self.refuse = refuse
+  /// An order, and the way back for its answer, which must not block. A stop that is not refused
+  /// is answered by the session's end.
+  public init(_ order: SessionOrder, answer: @escaping @Sendable (SessionAnswer) -> Void) {
+    self.order = order
+    self.answer = answer
   }
+
+  /// Tells whoever asked that it is done, or will be.
+  public func accept() { answer(.done()) }
+
+  /// Tells whoever asked that it is not done, and why.
+  public func refuse(_ reason: String) { answer(.failed(reason)) }
 }
 
-/// What became of a stop.
-public struct StopVerdict: Sendable {
+/// What became of an order.
+public struct OrderVerdict: Sendable {
   /// Which one; nil: all that wait.
   public let ticket: UInt64?
   /// What those who asked are told.
@@ -37,11 +44,11 @@ public struct StopVerdict: Sendable {
 public protocol SessionControl: Sendable {
   /// What it does now.
   var status: SessionStatus { get }
-  /// Passes a stop on to the session's thread. Returns what is known at once; nil when `verdicts`
+  /// Passes an order on to the session's thread. Returns what is known at once; nil when `verdicts`
   /// will tell what became of it.
-  func ask(for stop: SessionStop, ticket: UInt64) -> SessionAnswer?
-  /// What became of stops. For the control socket's thread alone.
-  var verdicts: Mailbox<StopVerdict> { get }
+  func ask(for order: SessionOrder, ticket: UInt64) -> SessionAnswer?
+  /// What became of orders. For the control socket's thread alone.
+  var verdicts: Mailbox<OrderVerdict> { get }
 }
 
 /// What is asked of a session, at a desk that its own thread keeps up to date: all that a session
@@ -49,18 +56,18 @@ public protocol SessionControl: Sendable {
 public final class SessionDesk: SessionControl {
   private struct State {
     var status: SessionStatus
-    var pass: (@Sendable (StopRequest) -> Bool)?
+    var pass: (@Sendable (OrderRequest) -> Bool)?
     var end: SessionAnswer?
   }
 
   /// One for each client that waits, the end, and room.
   private static let verdictCapacity = 2 * ControlSocket.maximumClientCount
 
-  /// Refusals, and the end.
-  public let verdicts: Mailbox<StopVerdict>
+  /// Answers, and the end.
+  public let verdicts: Mailbox<OrderVerdict>
   private let state: Lock<State>
 
-  /// A desk at which stops are taken once `pass(to:)` was called.
+  /// A desk at which orders are taken once `pass(to:)` was called.
   public init(_ status: SessionStatus) throws(SystemError) {
     verdicts = try Mailbox(capacity: Self.verdictCapacity)
     state = Lock(State(status: status))
@@ -74,9 +81,9 @@ public final class SessionDesk: SessionControl {
     state.withLock { change(&$0.status) }
   }
 
-  /// From now on stops go there: to the mailbox of this very session. `pass` returns false when
+  /// From now on orders go there: to the mailbox of this very session. `pass` returns false when
   /// that is full.
-  public func pass(to pass: @escaping @Sendable (StopRequest) -> Bool) {
+  public func pass(to pass: @escaping @Sendable (OrderRequest) -> Bool) {
     state.withLock { $0.pass = pass }
   }
 
@@ -84,21 +91,21 @@ public final class SessionDesk: SessionControl {
   public func end(_ outcome: Outcome) {
     let answer = SessionAnswer.ended(outcome)
     state.withLock { $0.end = answer }
-    let isPosted = verdicts.post(StopVerdict(ticket: nil, answer: answer))
-    // So many refusals that nobody takes: the control thread is gone, and its clients with it.
+    let isPosted = verdicts.post(OrderVerdict(ticket: nil, answer: answer))
+    // So many answers that nobody takes: the control thread is gone, and its clients with it.
     _ = isPosted
   }
 
   /// Passes it on.
-  public func ask(for stop: SessionStop, ticket: UInt64) -> SessionAnswer? {
+  public func ask(for order: SessionOrder, ticket: UInt64) -> SessionAnswer? {
     let (pass, end) = state.withLock { ($0.pass, $0.end) }
     if let end { return end }
     let verdicts = verdicts
-    let request = StopRequest(stop) { reason in
-      _ = verdicts.post(StopVerdict(ticket: ticket, answer: .failed(reason)), leaving: 1)
+    let request = OrderRequest(order) { answer in
+      _ = verdicts.post(OrderVerdict(ticket: ticket, answer: answer), leaving: 1)
     }
     guard let pass, pass(request) else {
-      return .failed("the session takes no stop now; ask again")
+      return .failed("the session takes no order now; ask again")
     }
     return nil
   }

@@ -71,6 +71,8 @@ extension Simulation {
     changes[.vcpus] = 2
     changes[.quick] = mode == .quick ? 1 : 0
     changes[.seeded] = mode == .postCopy ? 0 : 1
+    changes[.preCopy] = mode == .preCopy ? 1 : 0
+    changes[.fits] = 1
     changes[.trouble] = 40_000
     var world = World(
       seed: seed, mutation: nil, changes: changes, script: faults, isTracing: isTracing)

@@ -28,6 +28,9 @@ public enum Mutation: String, CaseIterable, Sendable {
   case freeBeforeAcknowledgement
   /// Pages that have arrived but are not installed count as resident.
   case stagedCountedResident
+  /// A destination that is to have every page before the VM runs looks only at those that somebody
+  /// waits for.
+  case allHereTooEarly
   /// After a reconnect a pending fault is not asked for again.
   case pendingFaultNotResent
   /// After a reconnect the source pushes before it was told the whole resident map.

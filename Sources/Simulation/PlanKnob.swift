@@ -4,7 +4,7 @@ internal import Pages
 /// a failing seed is shrunk.
 public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
   // What is migrated, and how.
-  case pages, vcpus, quick, shared, seeded, finalLoss, handOverLimit, giveUp
+  case pages, vcpus, quick, shared, seeded, preCopy, fits, finalLoss, handOverLimit, giveUp
   /// Microseconds without trouble, and microseconds with it.
   case calm, trouble
   /// The heartbeat budget in simulated microseconds.
@@ -31,7 +31,7 @@ public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
     switch self {
     case .pages: 4
     case .vcpus: 1
-    case .quick, .shared, .seeded, .finalLoss, .giveUp, .calm: 0
+    case .quick, .shared, .seeded, .preCopy, .fits, .finalLoss, .giveUp, .calm: 0
     case .handOverLimit, .trouble, .budget: nil
     case .drop, .duplicate, .reorder, .crash, .journal, .vmm, .removal, .partialCopy, .redelivery,
       .relapse, .breaks, .partitions, .stalls, .crashes, .operators, .selfResumes, .memoryLosses,
@@ -46,7 +46,8 @@ public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
     case .pages: (4...64).contains(value)
     case .vcpus: (1...3).contains(value)
     case .budget: (2000...1_000_000).contains(value)
-    case .quick, .shared, .seeded, .finalLoss, .handOverLimit, .giveUp: (0...1).contains(value)
+    case .quick, .shared, .seeded, .preCopy, .fits, .finalLoss, .handOverLimit, .giveUp:
+      (0...1).contains(value)
     case .calm, .trouble: (0...1_000_000).contains(value)
     case .drop, .duplicate, .reorder, .crash, .journal, .vmm, .removal, .partialCopy, .redelivery,
       .relapse:

@@ -15,7 +15,13 @@ struct SimulationPlan {
 
   var pageCount: Int { self[.pages] }
   var vcpuCount: Int { self[.vcpus] }
-  var mode: MigrationMode { self[.quick] != 0 ? .quick : isSeeded ? .hybrid : .postCopy }
+  var mode: MigrationMode {
+    if self[.quick] != 0 { return .quick }
+    guard isSeeded else { return .postCopy }
+    return self[.preCopy] != 0 ? .preCopy : .hybrid
+  }
+  /// What ends the rounds: with `fits`, all memory is to be there before the VM runs in pre-copy.
+  var switchReason: SwitchReason { self[.fits] != 0 ? .fits : .told }
   var memory: MemoryKind { self[.shared] == 0 ? .privateAnonymous : .shared }
   /// Whether pages were seeded while the VM still ran, so that there is something to discard.
   var isSeeded: Bool { self[.seeded] != 0 && self[.quick] == 0 }
@@ -109,6 +115,11 @@ struct SimulationPlan {
     self[.memoryLosses] = count(1, perMille: 50, &random)
     self[.vmDeaths] = count(1, perMille: 60, &random)
     self[.hostDeaths] = count(1, perMille: 60, &random)
+    // From numbers of their own: what came later leaves all that a seed has meant before as it was.
+    var copy = random
+    var later = SeededRandom(seed: ~copy.next())
+    self[.preCopy] = later.chance(perMille: 400) ? 1 : 0
+    self[.fits] = later.chance(perMille: 700) ? 1 : 0
     // Somebody who swears what is not so breaks P1, whatever we do: never by a seed alone.
     self[.falseOaths] = 0
   }

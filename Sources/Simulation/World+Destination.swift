@@ -132,6 +132,10 @@ extension World {
   }
 
   private mutating func runDestinationVM() {
+    // One that was restarted meanwhile has lost its stage, and runs as in post-copy.
+    if destinationCore.fillsBeforeRun, let ledger, !ledger.isAllHere {
+      violate("fill", "the VM is let run while pages are awaited that were to be here before")
+    }
     destinationVMM.isRunning = true
     hasDestinationRun = true
     for vcpu in 0..<plan.vcpuCount { scheduleVCPU(vcpu) }

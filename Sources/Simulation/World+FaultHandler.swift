@@ -174,8 +174,17 @@ extension World {
 
   /// Tells the core once in each life.
   mutating func checkResident() {
-    guard let ledger, ledger.isComplete else { return }
-    sayResident()
+    guard let ledger else { return }
+    if ledger.isAllHere || (mutation == .allHereTooEarly && ledger.count(of: .requested) == 0) {
+      sayHere()
+    }
+    if ledger.isComplete { sayResident() }
+  }
+
+  private mutating func sayHere() {
+    guard !hasSaidHere, hosts[1].isAlive else { return }
+    hasSaidHere = true
+    agenda.add(.destinationHears(.allHere, life: destinationLife), at: nanoseconds)
   }
 
   private mutating func sayResident() {

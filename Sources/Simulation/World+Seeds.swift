@@ -58,7 +58,8 @@ extension World {
   mutating func endRounds() {
     if hosts[1].isAlive { stage = seeds }
     let event: SourceEvent =
-      isTroubled(.vmm) ? .seedingFailed(Refusal(.vmm, "the dirty log is lost")) : .seeded
+      isTroubled(.vmm)
+      ? .seedingFailed(Refusal(.vmm, "the dirty log is lost")) : .seeded(plan.switchReason)
     schedule(.sourceHears(event, life: sourceLife), within: 50_000..<400_000)
   }
 

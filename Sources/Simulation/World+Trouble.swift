@@ -82,6 +82,7 @@ extension World {
       staged = []
       isInstallScheduled = false
       isHandlerScheduled = false
+      hasSaidHere = false
       hasSaidResident = false
     }
   }

@@ -89,6 +89,7 @@ struct World {
   var staged: [Packet] = []
   var isInstallScheduled = false
   var isHandlerScheduled = false
+  var hasSaidHere = false
   var hasSaidResident = false
   var seededVersions: [UInt32?]
   /// What the rounds bring to a destination, by page, each as it came last.

@@ -2,9 +2,8 @@ internal import Codec
 internal import Pages
 
 // Every control message but ping and pong begins with the epoch u64; ping and pong are a sequence
-// number u64. Behind the epoch: frozen, page count u64; ran, nanoseconds u64 and four parts of the
-// pause u64 each; abort, aborted and
-// parked, a refusal.
+// number u64. Behind the epoch: frozen, page count u64 and 1 or 0 as u8; ran, nanoseconds u64 and
+// four parts of the pause u64 each; abort, aborted and parked, a refusal.
 extension FrameType {
   /// Whether `ControlMessage` can carry it: the business of the cores.
   public var isControlMessage: Bool {
@@ -48,9 +47,10 @@ extension ControlMessage {
     case .ready(let epoch), .discarded(let epoch), .prepared(let epoch), .go(let epoch),
       .complete(let epoch), .completeAcknowledged(let epoch):
       payload.appendLittleEndian(epoch.rawValue)
-    case .frozen(let epoch, let discardPageCount):
+    case .frozen(let epoch, let discardPageCount, let fillsBeforeRun):
       payload.appendLittleEndian(epoch.rawValue)
       payload.appendLittleEndian(discardPageCount.rawValue)
+      payload.appendLittleEndian(UInt8(fillsBeforeRun ? 1 : 0))
     case .ran(let epoch, let nanosecondsSinceStart, let pause):
       payload.appendLittleEndian(epoch.rawValue)
       payload.appendLittleEndian(nanosecondsSinceStart)
@@ -91,7 +91,10 @@ extension ControlMessage {
       guard pages <= WireLimits.maximumImagePageCount else {
         throw .value(type, .pageCount, found: pages)
       }
-      self = .frozen(epoch: epoch, discardPageCount: PageCount(rawValue: pages))
+      let fills: UInt8 = payload.loadLittleEndian(at: 16)
+      guard fills <= 1 else { throw .value(type, .fillsBeforeRun, found: UInt64(fills)) }
+      self = .frozen(
+        epoch: epoch, discardPageCount: PageCount(rawValue: pages), fillsBeforeRun: fills == 1)
     case .discarded: self = .discarded(epoch: epoch)
     case .prepared: self = .prepared(epoch: epoch)
     case .go: self = .go(epoch: epoch)

@@ -72,6 +72,8 @@ public enum MigrationMode: UInt8, CaseIterable, Hashable, Sendable {
   case quick = 2
   /// Rounds of seeds while the VM runs at the source, then post-copy for what changed last.
   case hybrid = 3
+  /// Rounds of seeds until what is left fits the downtime target, then freeze, send that, and run.
+  case preCopy = 4
 
   /// What a command line and a report call it.
   public var name: String {
@@ -79,13 +81,12 @@ public enum MigrationMode: UInt8, CaseIterable, Hashable, Sendable {
     case .postCopy: "post-copy"
     case .quick: "quick"
     case .hybrid: "hybrid"
+    case .preCopy: "pre-copy"
     }
   }
 
   /// Whether pages are sent while the VM still runs at the source.
-  public var hasSeedRounds: Bool { self == .hybrid }
-  /// Whether every page is at the destination before the VM runs there.
-  public var fillsBeforeRun: Bool { self == .quick }
+  public var hasSeedRounds: Bool { self == .hybrid || self == .preCopy }
 }
 
 /// How far the destination's durable journal has come: what it proves when it dials again.
@@ -136,6 +137,8 @@ public enum RefusalCode: UInt16, CaseIterable, Hashable, Sendable {
   case internalError = 13
   /// The destination host cannot take this VM (memory, permissions, kernel).
   case unfit = 14
+  /// The VM could not be moved within the limits that the operator has set.
+  case limit = 15
 }
 
 /// A reason with its code, both for the peer and for the operator who reads the report.
@@ -243,8 +246,9 @@ public struct PauseParts: Hashable, Sendable {
 public enum ControlMessage: Hashable, Sendable {
   /// See `FrameType.ready`.
   case ready(epoch: Epoch)
-  /// See `FrameType.frozen`. The count is that of the pages in the final dirty set.
-  case frozen(epoch: Epoch, discardPageCount: PageCount)
+  /// See `FrameType.frozen`. The count is that of the pages in the final dirty set;
+  /// `fillsBeforeRun`: PREPARED is to be said only when the source has nothing left to send.
+  case frozen(epoch: Epoch, discardPageCount: PageCount, fillsBeforeRun: Bool = false)
   /// See `FrameType.discarded`.
   case discarded(epoch: Epoch)
   /// See `FrameType.prepared`. `epoch` is the source's, before the hand-off.

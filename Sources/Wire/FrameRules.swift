@@ -47,7 +47,7 @@ extension FrameType {
     case .ready, .discarded, .prepared, .go, .complete, .completeAcknowledged, .ping, .pong,
       .credit, .seedRound, .seedRoundApplied:
       8...8
-    case .frozen: 16...16
+    case .frozen: 17...17
     case .ran: 48...48
     case .request, .zeroPages, .poisonedPages, .pushFinished, .seedZeros: 0...0
     case .pages, .seedPages:

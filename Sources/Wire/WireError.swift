@@ -46,8 +46,8 @@ public enum WireField: String, Hashable, Sendable {
   case payloadChecksum
   /// Parts of hello and welcome.
   case magic, version, role, progress, mode, bulkConnectionCount, isHandedOff, regionCount
-  /// Parts of control messages: the epoch, a time.
-  case epoch, nanoseconds
+  /// Parts of control messages: the epoch, a time, what is to be done before the VM runs.
+  case epoch, nanoseconds, fillsBeforeRun
   /// A run of pages in a resident map, or where its first one starts.
   case runLength, firstPage
   /// A cumulative grant.

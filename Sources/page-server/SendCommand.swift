@@ -36,15 +36,23 @@ struct SendCommand: ParsableCommand {
   enum Mode: String, ExpressibleByArgument, CaseIterable {
     case postCopy = "post-copy"
     case hybrid
+    case preCopy = "pre-copy"
     case quick
 
     var migrationMode: MigrationMode {
       switch self {
       case .postCopy: .postCopy
       case .hybrid: .hybrid
+      case .preCopy: .preCopy
       case .quick: .quick
       }
     }
+  }
+
+  /// What follows when pre-copy has come to a limit.
+  enum AtLimit: String, ExpressibleByArgument, CaseIterable {
+    case stay
+    case switchOver = "switch"
   }
 
   @OptionGroup var common: CommonOptions
@@ -74,8 +82,8 @@ struct SendCommand: ParsableCommand {
   @Option(
     help: """
       post-copy: switch at once, pages follow. hybrid: send memory in rounds while the VM runs \
-      here, then switch, and what was written last follows. quick: freeze, send everything, then \
-      run there.
+      here, then switch, and what was written last follows. pre-copy: the same rounds, until what \
+      is left can be sent while the VM stands still. quick: freeze, send everything, then run there.
       """)
   var mode = Mode.postCopy
 
@@ -84,13 +92,23 @@ struct SendCommand: ParsableCommand {
       "Rounds end when what is left would be sent in this time.", valueName: "milliseconds"))
   var downtimeTarget: UInt64 = 50
 
-  @Option(help: ArgumentHelp("Rounds at most.", valueName: "count"))
-  var maxRounds: UInt64 = 30
+  @Option(
+    help: ArgumentHelp(
+      "Rounds at most.",
+      discussion: "Default: 30 in hybrid, any number in pre-copy.",
+      valueName: "count"))
+  var maxRounds: UInt64?
 
   @Option(
     help: ArgumentHelp(
       "Rounds end after this time, wherever they are. Default: no limit.", valueName: "seconds"))
   var maxTime: UInt64?
+
+  @Option(
+    help: ArgumentHelp(
+      "What follows in pre-copy when rounds or time are over: the VM stays, or is switched over.",
+      discussion: "With switch, what is left follows the VM, as in hybrid. Default: stay."))
+  var atLimit: AtLimit?
 
   @Option(
     help: """
@@ -115,9 +133,9 @@ struct SendCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Processor for the threads that push.", valueName: "cpu"))
   var bulkCPU: Int?
 
-  /// From one small page a second to more than any network carries.
   /// A day: whoever means more means no limit.
   private static let longestMilliseconds: UInt64 = 86_400_000
+  /// From one small page a second to more than any network carries.
   private static let bandwidthLimits: ClosedRange<UInt64> = 4096...1_000_000_000_000
 
   func validate() throws {
@@ -130,7 +148,18 @@ struct SendCommand: ParsableCommand {
         "--bandwidth-limit must be \(Self.bandwidthLimits.lowerBound) to "
           + "\(Self.bandwidthLimits.upperBound) bytes per second; leave it out for no limit")
     }
-    guard maxRounds > 0 else { throw ValidationError("--max-rounds must be 1 or more") }
+    if maxRounds == 0 { throw ValidationError("--max-rounds must be 1 or more") }
+    if atLimit != nil, mode != .preCopy {
+      throw ValidationError("--at-limit goes with --mode pre-copy: hybrid always switches")
+    }
+    if atLimit != nil, maxRounds == nil, maxTime == nil {
+      throw ValidationError("--at-limit needs a limit: --max-rounds or --max-time")
+    }
+    if prefetch == .none, mode == .quick || mode == .preCopy {
+      throw ValidationError(
+        "--prefetch none pushes nothing, and in --mode \(mode.rawValue) the VM waits for what is "
+          + "pushed")
+    }
     guard downtimeTarget <= Self.longestMilliseconds else {
       throw ValidationError("--downtime-target must be at most \(Self.longestMilliseconds)")
     }
@@ -193,7 +222,7 @@ struct SendCommand: ParsableCommand {
         isRecovering
         ? try SourceSession(recovering: try configuration(console), observer: observer)
         : try SourceSession(try configuration(console), observer: observer)
-      desk.pass(to: session.stopAddress)
+      desk.pass(to: session.orderAddress)
       try common.begin(context, desk, side: .source, recovered: saved)
       let result = try session.run(signals: signals)
       reporter.finish(result)
@@ -222,9 +251,7 @@ struct SendCommand: ParsableCommand {
       endpoint: endpoint, security: try common.security(of: [endpoint], console: console),
       token: try common.token(), directory: try common.directory())
     configuration.mode = mode.migrationMode
-    configuration.switchLimits = SwitchLimits(
-      downtimeNanoseconds: downtimeTarget * 1_000_000, maximumRoundCount: maxRounds,
-      maximumNanoseconds: maxTime.map { $0 * 1_000_000_000 })
+    configuration.switchLimits = switchLimits
     configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
     configuration.bulkConnectionCount = UInt8(bulkConnections)
     configuration.bulkBytesPerSecond = bandwidthLimit
@@ -232,11 +259,33 @@ struct SendCommand: ParsableCommand {
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
     configuration.urgentPlacement.processor = urgentCPU
     configuration.bulkPlacement.processor = bulkCPU
-    if mode == .quick {
-      // Everything is copied while the VM stands still: no limit would fit every image.
-      configuration.limits.handOverNanoseconds = nil
-    }
+    configuration.limits.handOverNanoseconds = handOverNanoseconds
     return configuration
+  }
+
+  private var switchLimits: SwitchLimits {
+    var limits = SwitchLimits(
+      downtimeNanoseconds: downtimeNanoseconds,
+      maximumNanoseconds: maxTime.map { $0 * 1_000_000_000 })
+    if let maxRounds { limits.maximumRoundCount = maxRounds }
+    if mode == .preCopy {
+      limits.maximumRoundCount = maxRounds
+      limits.atLimit = atLimit.flatMap { LimitAction(rawValue: $0.rawValue) } ?? .stay
+    }
+    return limits
+  }
+
+  private var downtimeNanoseconds: UInt64 { downtimeTarget * 1_000_000 }
+
+  /// How long the VM may stand still before it is handed over; nil for any time.
+  private var handOverNanoseconds: UInt64? {
+    let usual = SourceLimits().handOverNanoseconds
+    return switch mode {
+    // Everything is copied while the VM stands still: no limit would fit every image.
+    case .quick: nil
+    case .preCopy: usual.map { $0 + downtimeNanoseconds }
+    case .postCopy, .hybrid: usual
+    }
   }
 
   private func memorySource() throws -> MemorySource {

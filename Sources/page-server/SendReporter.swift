@@ -14,6 +14,8 @@ final class SendReporter {
   private let console: Console
   private let startedAt = WallClock.timestamp()
   private var rate = RateMeter()
+  /// Rounds that end before are told with -v alone.
+  private var nextRoundTold = Instant(nanoseconds: 0)
 
   init(vmName: String, mode: String, console: Console) {
     self.vmName = vmName
@@ -57,9 +59,21 @@ final class SendReporter {
       "round \(note.number): \(mebibytes(Double(result.sentByteCount))) sent in "
       + "\(result.nanoseconds / 1_000_000) ms, "
       + "\(mebibytes(Double(result.dirtiedByteCount))) written meanwhile"
-    if let reason = note.reason { text += "; switching: \(reason.rawValue)" }
-    console.log(.notice, text)
+    switch note.verdict {
+    case .goOn(nil): break
+    case .goOn(let obstacle?): text += "; going on, though \(obstacle.rawValue)"
+    case .switchOver(let reason): text += "; switching: \(reason.rawValue)"
+    case .stay(let reason): text += "; giving up: \(reason.rawValue)"
+    }
+    // A guest that does not come to fit has hundreds of rounds a second: not each is news.
+    let now = MonotonicClock.now()
+    let isNews =
+      if case .goOn = note.verdict { now >= nextRoundTold } else { true }
+    if isNews { nextRoundTold = now.advanced(byNanoseconds: Self.roundRestNanoseconds) }
+    console.log(isNews ? .notice : .debug, text)
   }
+
+  private static let roundRestNanoseconds: UInt64 = 200_000_000
 
   private func show(_ progress: SourceProgress) {
     guard let counts = progress.counts else { return }

@@ -83,6 +83,24 @@ struct AbortCommand: ParsableCommand {
   func run() throws { try SessionAsking.ask(.abort, place) }
 }
 
+/// `postcopyctl switch`: ends the rounds.
+struct SwitchCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "switch",
+    abstract: "End a VM's rounds now and switch it over, whatever is left to send.",
+    discussion: """
+      For modes hybrid and pre-copy, on the host that the VM runs on. What is left follows the VM, \
+      as in post-copy. Answers as soon as that is ordered; a link that is lost meanwhile delays \
+      the switch until it is back.
+      """)
+
+  @OptionGroup var place: VMPlaceOptions
+
+  func validate() throws { _ = try place.vmName() }
+
+  func run() throws { try SessionAsking.ask(.switchOver, place, sides: [.source]) }
+}
+
 /// What is printed about sessions.
 private enum Overview {
   /// Prints those that are wanted; how many they are.
@@ -105,15 +123,17 @@ private enum Overview {
   }
 }
 
-/// Asks the living sessions of a VM, of both sides when this host has both, and tells what became
-/// of each.
+/// Asks the living sessions of a VM, of both sides when this host has both and both are meant, and
+/// tells what became of each.
 private enum SessionAsking {
-  static func ask(_ verb: SessionVerb, _ place: VMPlaceOptions) throws {
+  static func ask(
+    _ verb: SessionVerb, _ place: VMPlaceOptions, sides: [JournalSide] = JournalSide.allCases
+  ) throws {
     let name = try place.vmName()
     var problems: [String] = []
     var asked: [(JournalSide, ControlSocketClient)] = []
     // Both before either answers: the end of one side can be the end of the other.
-    for side in JournalSide.allCases {
+    for side in sides {
       do throws(ControlSocketError) {
         let client = try ControlSocketClient(path: try path(of: name, side, place))
         try client.send(verb)
@@ -122,10 +142,18 @@ private enum SessionAsking {
         if !error.isNobodyThere { problems.append("VM \(name) (\(side.name)): \(error)") }
       }
     }
-    if asked.isEmpty, problems.isEmpty { problems = ["no process has a session of VM \(name)"] }
+    if asked.isEmpty, problems.isEmpty {
+      let which = sides.count == 1 ? " as its \(sides[0].name)" : ""
+      problems = ["no process has a session of VM \(name)\(which)"]
+    }
     for (side, client) in asked {
       do throws(ControlSocketError) {
         let answer = try client.answer(to: verb)
+        // Whatever is asked of a session that ends is answered with its end.
+        if verb == .switchOver, let outcome = answer.outcome {
+          problems.append("VM \(name) (\(side.name)): not switched, the session is \(outcome)")
+          continue
+        }
         let reason = answer.reason.map { ": \($0)" } ?? ""
         StandardStream.output.write(
           "VM \(name) (\(side.name)): \(answer.outcome ?? "done")\(reason)\n")

@@ -135,7 +135,7 @@ struct ReceiveCommand: ParsableCommand {
           recovering: try configuration(console, context),
           userfault: context.keptUserfault(of: saved), observer: observer)
         : try DestinationSession(try configuration(console, context), observer: observer)
-      desk.pass(to: session.stopAddress)
+      desk.pass(to: session.orderAddress)
       try common.begin(context, desk, side: .destination, recovered: saved)
       let result = try session.run(signals: signals)
       reporter.finish(result)

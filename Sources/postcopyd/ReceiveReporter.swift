@@ -133,6 +133,7 @@ final class ReceiveReporter {
     let named: [(String, Instant?, Instant?)] = [
       ("device state on its way", times.frozen, times.deviceState),
       ("device state loaded", times.deviceState, times.loaded),
+      ("what was to be there before the VM runs", times.loaded, times.prepared),
       ("GO to GO_ACCEPTED on disk", times.go, times.goAccepted),
       ("GO_ACCEPTED to running", times.goAccepted, times.running),
       ("running to all resident", times.running, times.allResident),

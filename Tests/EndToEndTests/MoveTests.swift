@@ -12,9 +12,15 @@ extension EndToEnd {
     }
 
     @Test(
-      "in each mode, with 1, 2 and 4 vCPUs", arguments: ["post-copy", "hybrid", "quick"], [1, 2, 4])
+      "in each mode, with 1, 2 and 4 vCPUs",
+      arguments: ["post-copy", "hybrid", "pre-copy", "quick"], [1, 2, 4])
     func modes(mode: String, vcpus: Int) throws {
-      try move(GuestShape(vcpus: vcpus), Plan(mode: mode))
+      try move(GuestShape(vcpus: vcpus), Plan(mode: mode, serverOptions: rounds(of: mode)))
+    }
+
+    /// A guest that writes without pause may never come to fit: then it is switched over.
+    private func rounds(of mode: String) -> [String] {
+      mode == "pre-copy" ? ["--max-time", "5", "--at-limit", "switch"] : []
     }
 
     @Test(
@@ -36,11 +42,11 @@ extension EndToEnd {
     @Test(
       "in huge pages", .needsHugePages,
       arguments: [("memfd", Plan.Memory.file), ("private", .process)],
-      ["post-copy", "hybrid", "quick"])
+      ["post-copy", "hybrid", "pre-copy", "quick"])
     func hugePages(backing: (String, Plan.Memory), mode: String) throws {
       try move(
         GuestShape(memory: "32M", vcpus: 2, pageSize: "2M", backing: backing.0),
-        Plan(mode: mode, memory: backing.1))
+        Plan(mode: mode, memory: backing.1, serverOptions: rounds(of: mode)))
     }
 
     @Test(
@@ -71,13 +77,15 @@ extension EndToEnd {
       "while it gives pages back",
       arguments: [
         ("memfd", "remove", "4K"), ("memfd", "dontneed", "4K"), ("private", "dontneed", "4K"),
-      ], ["post-copy", "hybrid", "quick"])
+      ], ["post-copy", "hybrid", "pre-copy", "quick"])
     func removal(how: (backing: String, method: String, pageSize: String), mode: String) throws {
       try move(
         GuestShape(
           vcpus: 2, pageSize: how.pageSize, backing: how.backing,
           more: ["--remove-every", "20", "--remove-by", how.method]),
-        Plan(mode: mode, memory: how.backing == "private" ? .ranges : .file))
+        Plan(
+          mode: mode, memory: how.backing == "private" ? .ranges : .file,
+          serverOptions: rounds(of: mode)))
     }
 
     @Test("without KVM: the guest of threads", arguments: ["post-copy", "quick"])

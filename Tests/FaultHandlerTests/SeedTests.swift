@@ -44,6 +44,52 @@ struct SeedTests {
     try fixture.finish()
   }
 
+  /// What is here and not installed keeps nobody from letting the VM run.
+  @Test func whatIsStagedIsHereBeforeItIsResident() throws {
+    let fixture = try Self.fixture()
+    for start in stride(from: 0, to: 48, by: 16) {
+      try fixture.source.sendSeeds(start..<start + 16, on: fixture.source.bulk[0])
+    }
+    try fixture.source.sendSeedZeros(48..<64, on: fixture.source.bulk[0])
+    try fixture.source.endRound(1)
+    try fixture.plane.startFaults()
+    let first = try fixture.event { event in
+      switch event {
+      case .allHere, .allResident: true
+      default: false
+      }
+    }
+    guard case .allHere = first else {
+      Issue.record("resident before it was here")
+      return
+    }
+    try fixture.awaitAllResident()
+    try fixture.finish()
+  }
+
+  @Test func aPageThatIsAwaitedIsNotHere() throws {
+    let fixture = try Self.fixture()
+    for start in stride(from: 0, to: 64, by: 16) {
+      try fixture.source.sendSeedZeros(start..<min(start + 16, 63), on: fixture.source.bulk[0])
+    }
+    try fixture.source.endRound(1)
+    try fixture.plane.startFaults()
+    try fixture.source.sendPages(63..<64, on: fixture.source.bulk[0])
+    try fixture.source.finishPush()
+    // Nothing was staged: here and resident are one.
+    let first = try fixture.event { event in
+      switch event {
+      case .allHere, .allResident: true
+      default: false
+      }
+    }
+    guard case .allResident = first else {
+      Issue.record("here before it was sent")
+      return
+    }
+    try fixture.finish()
+  }
+
   @Test func aLaterSeedTakesTheEarlierOnesPlace() throws {
     let fixture = try Self.fixture()
     try fixture.source.sendSeeds(0..<8, version: 1, on: fixture.source.bulk[0])

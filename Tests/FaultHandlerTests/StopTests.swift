@@ -25,8 +25,8 @@ struct StopTests {
     let fixtures = [try Saved(records), try Saved(records)]
     let sessions = try fixtures.map { try $0.recover(ScriptedFrontEnd(.running)) }
     for session in sessions { session.startRecovered() }
-    let isTaken = sessions[0].stopAddress(
-      StopRequest(.park) { Issue.record("refused: \($0)") })
+    let isTaken = sessions[0].orderAddress(
+      OrderRequest(.park) { Issue.record("answered: \($0)") })
     #expect(isTaken)
     for session in sessions { deliver(session) }
     #expect(sessions[0].outcome?.ending == .parked)
@@ -40,13 +40,15 @@ struct StopTests {
     let session = try fixture.recover(ScriptedFrontEnd(.running))
     session.startRecovered()
     let reasons = Lock<[String]>([])
-    let abort = StopRequest(.abort) { reason in reasons.withLock { $0.append(reason) } }
-    _ = session.stopAddress(abort)
+    let abort = OrderRequest(.abort) { answer in
+      reasons.withLock { $0.append(answer.error ?? "") }
+    }
+    _ = session.orderAddress(abort)
     deliver(session)
     #expect(session.outcome == nil)
     #expect(reasons.withLock { $0.count } == 1)
     #expect(reasons.withLock { $0.first }?.contains("the VM runs here") == true)
-    _ = session.stopAddress(abort)
+    _ = session.orderAddress(abort)
     deliver(session)
     #expect(session.outcome?.ending == .parked)
     // The end of the session is the answer.
@@ -54,11 +56,25 @@ struct StopTests {
     _ = session.close()
   }
 
+  @Test func theSwitchIsTheSources() throws {
+    let fixture = try Saved(records)
+    let session = try fixture.recover(ScriptedFrontEnd(.running))
+    session.startRecovered()
+    let answers = Lock<[SessionAnswer]>([])
+    _ = session.orderAddress(
+      OrderRequest(.switchOver) { answer in answers.withLock { $0.append(answer) } })
+    deliver(session)
+    let answer = try #require(answers.withLock { $0.first })
+    #expect(!answer.ok && answer.error?.contains("the rounds are the source's") == true)
+    #expect(session.outcome == nil)
+    _ = try session.parkNow()
+  }
+
   @Test func beforeAVMMHasAttachedNothingWasBegun() throws {
     let fixture = try Saved([])
     let session = try DestinationSession(fixture.configuration(ScriptedFrontEnd(nil))) { _ in }
     session.attach()
-    _ = session.stopAddress(StopRequest(.park) { Issue.record("refused: \($0)") })
+    _ = session.orderAddress(OrderRequest(.park) { Issue.record("answered: \($0)") })
     deliver(session)
     #expect(session.outcome?.ending == .refused)
     #expect(session.close().outcome.destination == .untouched)

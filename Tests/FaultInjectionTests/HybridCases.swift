@@ -21,16 +21,27 @@ extension FaultInjection {
     /// Rounds that only their number ends, or a guest that has nothing left to send.
     private static let threeRounds = ["--downtime-target", "0", "--max-rounds", "3"]
 
+    /// A migration with rounds over a relay on loopback.
+    private static func migration(
+      of guest: GuestShape = writer(), mode: String = "hybrid", memory: Plan.Memory = .file,
+      bulkConnections: Int = 1, options: [String] = threeRounds
+    ) throws -> Migration {
+      try Migration(
+        guest,
+        Plan(
+          mode: mode, memory: memory, link: .loopback, bulkConnections: bulkConnections,
+          hasRelay: true, serverOptions: options))
+    }
+
     @Test(
       "case 3: hybrid, and what was dirtied again is discarded",
       arguments: [("memfd", Plan.Memory.file), ("private", .ranges)], [1, 3])
     func redirtied(backing: (String, Plan.Memory), bulkConnections: Int) throws {
       // It writes all the time, and one round is all there is: much of it is stale at its end.
-      let migration = try Migration(
-        GuestShape(memory: "64M", vcpus: 2, pattern: "random-write", backing: backing.0),
-        Plan(
-          mode: "hybrid", memory: backing.1, link: .loopback, bulkConnections: bulkConnections,
-          hasRelay: true, serverOptions: ["--max-rounds", "1", "--downtime-target", "0"]))
+      let migration = try Self.migration(
+        of: GuestShape(memory: "64M", vcpus: 2, pattern: "random-write", backing: backing.0),
+        memory: backing.1, bulkConnections: bulkConnections,
+        options: ["--max-rounds", "1", "--downtime-target", "0"])
       try migration.start()
       try migration.expectCompletion()
       let report = try #require(migration.server?.end().report)
@@ -40,11 +51,7 @@ extension FaultInjection {
 
     @Test("case 3: hybrid in several rounds", arguments: [1, 3])
     func severalRounds(bulkConnections: Int) throws {
-      let migration = try Migration(
-        Self.writer(),
-        Plan(
-          mode: "hybrid", link: .loopback, bulkConnections: bulkConnections, hasRelay: true,
-          serverOptions: Self.threeRounds))
+      let migration = try Self.migration(bulkConnections: bulkConnections)
       try migration.start()
       try migration.expectCompletion()
       try expectSeeded(migration)
@@ -54,33 +61,84 @@ extension FaultInjection {
       "case 3: hybrid in huge pages, of which one write makes 512 small ones stale",
       .needsHugePages)
     func hugePages() throws {
-      let migration = try Migration(
-        GuestShape(
+      let migration = try Self.migration(
+        of: GuestShape(
           memory: "32M", vcpus: 2, pattern: "rate-limited-write", pageSize: "2M",
-          more: ["--rate", "50"]),
-        Plan(
-          mode: "hybrid", link: .loopback, hasRelay: true, serverOptions: Self.threeRounds))
+          more: ["--rate", "50"]))
       try migration.start()
       try migration.expectCompletion()
     }
 
     @Test("case 3: hybrid, while the guest gives pages back that were seeded")
     func givenBack() throws {
-      let migration = try Migration(
-        GuestShape(
+      let migration = try Self.migration(
+        of: GuestShape(
           memory: "64M", vcpus: 2, backing: "private",
-          more: ["--remove-every", "20", "--remove-by", "dontneed"]),
-        Plan(
-          mode: "hybrid", memory: .ranges, link: .loopback, hasRelay: true,
-          serverOptions: Self.threeRounds))
+          more: ["--remove-every", "20", "--remove-by", "dontneed"]), memory: .ranges)
       try migration.start()
       try migration.expectCompletion()
     }
 
-    /// All pages were sent while the VM ran at the source, and few after the freeze.
-    private func expectSeeded(_ migration: Migration) throws {
+    /// What fits is sent while the VM stands still: it waits for no page at the destination.
+    @Test(
+      "pre-copy: what was dirtied again is there before the VM runs",
+      arguments: [("memfd", Plan.Memory.file), ("private", .ranges)], [1, 3])
+    func preCopy(backing: (String, Plan.Memory), bulkConnections: Int) throws {
+      // An hour fits everything: the first round is the last, and much of it is stale.
+      let migration = try Self.migration(
+        of: GuestShape(memory: "64M", vcpus: 2, pattern: "random-write", backing: backing.0),
+        mode: "pre-copy", memory: backing.1, bulkConnections: bulkConnections,
+        options: ["--downtime-target", "3600000"])
+      try migration.start()
+      try migration.expectCompletion()
       let report = try #require(migration.server?.end().report)
-      #expect(report.mode == "hybrid" && report.pages.seeded ?? 0 >= report.pages.total)
+      #expect(report.mode == "pre-copy" && report.pages.seeded ?? 0 == report.pages.total)
+      #expect(report.pages.data > 0)
+      try migration.server?.waitFor("what is left fits the downtime target")
+    }
+
+    @Test("pre-copy that does not come to fit: the VM stays, or is switched over, as told")
+    func preCopyAtItsLimit() throws {
+      let limit = ["--downtime-target", "0", "--max-rounds", "2"]
+      let staying = try Self.migration(
+        of: GuestShape(memory: "64M", vcpus: 2, pattern: "random-write"), mode: "pre-copy",
+        options: limit)
+      try staying.start()
+      try expectAborted(staying, saying: "could not be moved within its limits")
+      let switching = try Self.migration(
+        mode: "pre-copy", options: limit + ["--at-limit", "switch"])
+      try switching.start()
+      try switching.expectCompletion()
+      try expectSeeded(switching, mode: "pre-copy")
+    }
+
+    @Test(
+      "a round in which the operator says switch is the last", arguments: ["hybrid", "pre-copy"])
+    func told(mode: String) throws {
+      let migration = try inFirstRound(mode: mode)
+      try migration.order("switch")
+      try migration.server?.waitFor("switching: the operator says so")
+      try migration.closeWindow(lostCount: 0)
+    }
+
+    @Test("pre-copy: a link that is lost while the VM stands still leaves it at the source")
+    func lostWhenFrozen() throws {
+      // Little memory, all of it written again in the first round: what is left takes as long as
+      // that on a link that is held down.
+      let migration = try Self.migration(
+        of: GuestShape(memory: "4M", vcpus: 2, pattern: "random-write"), mode: "pre-copy",
+        options: ["--downtime-target", "3600000"])
+      try migration.holdBulkDown()
+      try migration.start()
+      try migration.receiver?.waitFor(state: "filling")
+      try migration.relayed.order(FaultOrder(.cut))
+      try expectAborted(migration, saying: "")
+    }
+
+    /// All pages were sent while the VM ran at the source, and few after the freeze.
+    private func expectSeeded(_ migration: Migration, mode: String = "hybrid") throws {
+      let report = try #require(migration.server?.end().report)
+      #expect(report.mode == mode && report.pages.seeded ?? 0 >= report.pages.total)
       #expect(report.pages.data < report.pages.total / 2)
     }
 
@@ -91,11 +149,7 @@ extension FaultInjection {
         FaultOrder(.cut, to: .bulk),
       ], [1, 2])
     func lostInRounds(fault: FaultOrder, bulkConnections: Int) throws {
-      let migration = try Migration(
-        Self.writer(),
-        Plan(
-          mode: "hybrid", link: .loopback, bulkConnections: bulkConnections, hasRelay: true,
-          serverOptions: Self.threeRounds))
+      let migration = try Self.migration(bulkConnections: bulkConnections)
       // The round lasts longer than the test needs.
       try migration.holdBulkDown()
       try migration.start()
@@ -162,11 +216,10 @@ extension FaultInjection {
     }
 
     /// Stands in a round that takes a minute.
-    private func inFirstRound() throws -> Migration {
-      let migration = try Migration(
-        Self.writer(),
-        Plan(
-          mode: "hybrid", link: .loopback, hasRelay: true, serverOptions: Self.threeRounds))
+    private func inFirstRound(
+      mode: String = "hybrid", options: [String] = threeRounds
+    ) throws -> Migration {
+      let migration = try Self.migration(mode: mode, options: options)
       try migration.holdBulkDown()
       try migration.start()
       try migration.server?.waitFor(state: "seeding")

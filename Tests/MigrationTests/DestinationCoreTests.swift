@@ -72,19 +72,35 @@ struct DestinationCoreTests {
     #expect(effects.contains(.killVM))
   }
 
-  @Test("quick: PREPARED waits for the last page, which may come before or after the load")
-  func quickWaitsForPages() {
+  @Test(
+    "where FROZEN asks for it, PREPARED waits for the last page, before or after the load",
+    arguments: [DestinationEvent.allHere, .allResident])
+  func waitsForPages(pages: DestinationEvent) {
     let prepared: [DestinationEffect] = [
       .journalLazily(.prepared(epoch: base)), .send(.prepared(epoch: base)),
     ]
     var late = DestinationRig.at(.loading, mode: .quick)
     #expect(late.feed(.vmm(.loaded)) == [])
     #expect(late.core.state == .filling)
-    #expect(late.feed(.allResident) == prepared)
+    #expect(late.feed(pages) == prepared)
 
     var early = DestinationRig.at(.loading, mode: .quick)
-    #expect(early.feed(.allResident) == [])
+    #expect(early.feed(pages) == [])
     #expect(early.feed(.vmm(.loaded)) == prepared)
+  }
+
+  @Test("what is here and not installed lets the VM run, and does not complete the migration")
+  func installedLater() {
+    var rig = DestinationRig.at(.loading, mode: .quick)
+    rig.feed(.allHere)
+    rig.feed(.vmm(.loaded))
+    rig.feed(.received(.go(epoch: handed)))
+    rig.feed(.journal(.durable(.goAccepted(epoch: handed))))
+    rig.feed(.vmm(.running(since: Instant(nanoseconds: 5000))))
+    rig.feed(.journal(.durable(.ran(epoch: handed))))
+    #expect(rig.core.state == .running)
+    #expect(rig.feed(.allHere) == [], "said once")
+    #expect(rig.feed(.allResident) == [.journal(.complete(epoch: handed))])
   }
 
   @Test("pages that are all here before RAN complete right behind it")

@@ -67,7 +67,8 @@ struct DestinationRig {
     var way: [DestinationEvent] = [
       .linkUp(welcome(mode: mode)),
       .journal(.durable(.opened(session: testSession, epoch: base, mode: mode))),
-      .received(.frozen(epoch: base, discardPageCount: discards)),
+      .received(
+        .frozen(epoch: base, discardPageCount: discards, fillsBeforeRun: mode == .quick)),
       .deviceStateReceived,
       .vmm(.loaded),
     ]

@@ -10,7 +10,7 @@ struct SeedingTests {
     var rig = SourceRig.at(.preparing, mode: .hybrid)
     #expect(rig.feed(.received(.ready(epoch: base))) == [.beginSeeding])
     #expect(rig.core.state == .seeding && rig.core.times.freeze == nil)
-    #expect(rig.feed(.seeded).deeds == [.pauseVM])
+    #expect(rig.feed(.seeded(.outrun)).deeds == [.pauseVM])
     #expect(rig.core.state == .pausing)
     let frozen = rig.feed(.vmm(.paused(discardPageCount: PageCount(7))))
     #expect(
@@ -34,10 +34,30 @@ struct SeedingTests {
     let effects = rig.feed(.linkDown(isFinal: false, lost))
     #expect(effects.deeds.isEmpty && effects.count == 1, "a limit is set")
     #expect(rig.core.state == .preparing)
-    #expect(rig.feed(.seeded).isEmpty, "the switch waits for a link")
+    #expect(rig.feed(.seeded(.fits)).isEmpty, "the switch waits for a link")
     #expect(rig.feed(.linkUp(.preparing)).deeds.isEmpty)
     #expect(rig.feed(.received(.ready(epoch: base))) == [.beginSeeding])
-    #expect(rig.feed(.seeded).deeds == [.pauseVM])
+    #expect(rig.feed(.seeded(.fits)).deeds == [.pauseVM])
+  }
+
+  @Test(
+    "pre-copy that is switched over before what is left fits goes on as hybrid does",
+    arguments: SwitchReason.allCases)
+  func preCopyThatDoesNotFit(reason: SwitchReason) {
+    var rig = SourceRig.at(.preparing, mode: .preCopy)
+    rig.feed(.received(.ready(epoch: base)))
+    rig.feed(.seeded(reason))
+    let fits = reason == .fits
+    let frozen = rig.feed(.vmm(.paused(discardPageCount: PageCount(7))))
+    #expect(
+      frozen.sent == [
+        .frozen(epoch: base, discardPageCount: PageCount(7), fillsBeforeRun: fits)
+      ])
+    #expect(!rig.feed(.received(.discarded(epoch: base))).contains(.beginPush))
+    #expect(rig.feed(.vmm(.deviceStateSaved)).contains(.beginPush) == fits)
+    rig.feed(.received(.prepared(epoch: base)))
+    let handedOff = rig.feed(.journal(.durable(.handedOff(epoch: handed))))
+    #expect(handedOff.contains(.beginPush) == !fits)
   }
 
   @Test(
@@ -83,82 +103,5 @@ struct SeedingTests {
     let opened = SourceRecord.opened(session: testSession, epoch: base, mode: .hybrid)
     var rig = try #require(SourceRig(recovering: [opened], vm: .running))
     #expect(rig.start() == [.listen, .endSeeding, .resumeVM])
-  }
-}
-
-@Suite struct SwitchRuleTests {
-  private static let mebibyte: UInt64 = 1 << 20
-  private static let second: UInt64 = 1_000_000_000
-
-  private func round(
-    sent: UInt64, dirtied: UInt64, nanoseconds: UInt64 = second
-  ) -> SeedRoundResult {
-    SeedRoundResult(
-      sentByteCount: sent * Self.mebibyte, nanoseconds: nanoseconds,
-      dirtiedByteCount: dirtied * Self.mebibyte)
-  }
-
-  @Test func anIdleGuestFitsAfterTheFirstRound() {
-    var rule = SwitchRule(SwitchLimits())
-    #expect(rule.roundEnded(round(sent: 1024, dirtied: 0), elapsedNanoseconds: 1) == .fits)
-  }
-
-  @Test func whatFitsTheDowntimeTargetIsNotSentAgain() {
-    // 100 MiB a second: 5 MiB in 50 ms.
-    var rule = SwitchRule(SwitchLimits())
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 6), elapsedNanoseconds: 1) == nil)
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 5), elapsedNanoseconds: 1) == .fits)
-  }
-
-  @Test func aGuestThatOutrunsTheLinkEndsItAtOnce() {
-    var rule = SwitchRule(SwitchLimits())
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 100), elapsedNanoseconds: 1) == .outrun)
-    var other = SwitchRule(SwitchLimits())
-    #expect(other.roundEnded(round(sent: 100, dirtied: 99), elapsedNanoseconds: 1) == nil)
-  }
-
-  @Test func oneRoundWithoutGainIsForgivenTwoInTurnAreNot() {
-    var rule = SwitchRule(SwitchLimits())
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 40), elapsedNanoseconds: 1) == nil)
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 45), elapsedNanoseconds: 1) == nil)
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 39), elapsedNanoseconds: 1) == nil)
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 39), elapsedNanoseconds: 1) == nil)
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 60), elapsedNanoseconds: 1) == .stalled)
-  }
-
-  @Test func roundsAndTimeAreBounded() {
-    var rule = SwitchRule(SwitchLimits(maximumRoundCount: 2))
-    #expect(rule.roundEnded(round(sent: 100, dirtied: 40), elapsedNanoseconds: 1) == nil)
-    #expect(rule.roundEnded(round(sent: 40, dirtied: 20), elapsedNanoseconds: 1) == .rounds)
-    var timed = SwitchRule(SwitchLimits(maximumNanoseconds: 5 * Self.second))
-    #expect(!timed.timeIsOver(5 * Self.second - 1) && timed.timeIsOver(5 * Self.second))
-    #expect(
-      timed.roundEnded(round(sent: 100, dirtied: 40), elapsedNanoseconds: 6 * Self.second) == .time)
-  }
-
-  @Test func aRoundThatTookNoTimeTellsNoRate() {
-    var rule = SwitchRule(SwitchLimits())
-    #expect(
-      rule.roundEnded(round(sent: 0, dirtied: 1, nanoseconds: 0), elapsedNanoseconds: 1) == nil)
-  }
-
-  /// A guest with a working set that it writes over and over: the rounds shrink to it and end.
-  @Test(arguments: [10, 50, 90, 100, 150, 200] as [Double])
-  func everyGuestComesToAnEnd(percentOfLink: Double) {
-    let bandwidth = 100.0 * Double(Self.mebibyte)
-    let workingSet = 256.0 * Double(Self.mebibyte)
-    var rule = SwitchRule(SwitchLimits())
-    var remaining = 1024.0 * Double(Self.mebibyte)
-    var reason: SwitchReason?
-    while reason == nil {
-      let seconds = remaining / bandwidth
-      let dirtied = min(workingSet, seconds * bandwidth * percentOfLink / 100)
-      reason = rule.roundEnded(
-        SeedRoundResult(
-          sentByteCount: UInt64(remaining), nanoseconds: UInt64(seconds * 1e9),
-          dirtiedByteCount: UInt64(dirtied)), elapsedNanoseconds: 1)
-      remaining = dirtied
-    }
-    #expect(rule.roundCount <= 30, "\(percentOfLink) %: \(reason?.rawValue ?? "")")
   }
 }

@@ -51,15 +51,26 @@ struct SourceCoreTests {
       outcome == Outcome(ending: .completed, reason: nil, source: .disabled, destination: .runs))
   }
 
-  @Test("quick: the push begins at the freeze, and not again at GO")
-  func quickPushesEarly() {
-    var rig = SourceRig.at(.pausing, mode: .quick)
+  @Test(
+    "where everything is to be there first, the push begins behind the device state, not at GO",
+    arguments: [MigrationMode.quick, .preCopy])
+  func pushesEarly(mode: MigrationMode) {
+    var rig = SourceRig.at(.pausing, mode: mode)
     let frozen = rig.feed(.vmm(.paused(discardPageCount: .zero)))
     #expect(
       frozen.deeds == [
-        .beginServing, .send(.frozen(epoch: base, discardPageCount: .zero)), .beginPush,
+        .beginServing,
+        .send(.frozen(epoch: base, discardPageCount: .zero, fillsBeforeRun: true)),
       ])
-    rig = SourceRig.at(.handingOff, mode: .quick)
+    #expect(rig.feed(.received(.discarded(epoch: base))).deeds == [.saveDeviceState])
+    #expect(rig.feed(.vmm(.deviceStateSaved)).deeds == [.beginPush])
+    // Nothing was left to send: PREPARED may come first.
+    rig = SourceRig.at(.preparedUnsaved, mode: mode)
+    #expect(
+      rig.feed(.vmm(.deviceStateSaved)).deeds == [
+        .beginPush, .journal(.handedOff(epoch: handed)),
+      ])
+    rig = SourceRig.at(.handingOff, mode: mode)
     let go = rig.feed(.journal(.durable(.handedOff(epoch: handed))))
     #expect(go.deeds == [.send(.go(epoch: handed))])
   }

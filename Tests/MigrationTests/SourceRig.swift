@@ -89,7 +89,7 @@ struct SourceRig {
       .serving, .completing, .lingering:
       for (event, reached) in way {
         rig.feed(event)
-        if rig.core.state == .seeding { rig.feed(.seeded) }
+        if rig.core.state == .seeding { rig.feed(.seeded(.fits)) }
         if reached == state && state != .preparing { break }
         if case .linkUp = event, state == .preparing { break }
       }

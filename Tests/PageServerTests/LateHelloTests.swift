@@ -24,7 +24,7 @@ import Wire
   @Test func anAbandonedDialDoesNotEndTheLinkThatWasMadeSince() throws {
     let place = try SessionPlace()
     let running = try RunningSession(try place.configuration("late"))
-    let stop = try running.stopAddress()
+    let order = try running.orderAddress()
     let endpoint = place.endpoint("late")
     let link = try Connection.dial(endpoint, purpose: .urgent, until: soon())
     let welcome = try Handshake.introduce(hello(.none), on: link)
@@ -43,7 +43,7 @@ import Wire
     #expect(try Handshake.introduce(hello(welcome.session), on: returned) == welcome)
     #expect(throws: (any Error).self) { try awaitPong(78, on: link, welcome) }
     returned.shutdown()
-    _ = stop(StopRequest(.abort) { Issue.record("refused: \($0)") })
+    _ = order(OrderRequest(.abort) { Issue.record("answered: \($0)") })
     _ = try running.end()
   }
 

@@ -9,18 +9,18 @@ import Wire
 
 @testable import PageServer
 
-typealias StopAddress = @Sendable (StopRequest) -> Bool
+typealias OrderAddress = @Sendable (OrderRequest) -> Bool
 
 /// A session of a snapshot on a thread of its own, as a worker runs it.
 final class RunningSession {
   let result: Lock<Result<SourceResult, any Error>?>
   /// Why clients were sent away.
   let refusals: Mailbox<Refusal>
-  private let listening: Mailbox<StopAddress>
+  private let listening: Mailbox<OrderAddress>
   private var thread: WorkerThread?
 
   init(_ configuration: SourceConfiguration) throws {
-    let listening = try Mailbox<StopAddress>(capacity: 1)
+    let listening = try Mailbox<OrderAddress>(capacity: 1)
     let refusals = try Mailbox<Refusal>(capacity: 16)
     let result = Lock<Result<SourceResult, any Error>?>(nil)
     self.refusals = refusals
@@ -35,24 +35,24 @@ final class RunningSession {
   deinit { thread.take()?.join() }
 
   private static func run(
-    _ configuration: SourceConfiguration, _ listening: Mailbox<StopAddress>,
+    _ configuration: SourceConfiguration, _ listening: Mailbox<OrderAddress>,
     _ refusals: Mailbox<Refusal>
   ) throws -> SourceResult {
     let signals = try SignalSource()
-    let address = Lock<StopAddress?>(nil)
+    let address = Lock<OrderAddress?>(nil)
     let session = try SourceSession(configuration) { note in
       if case .refused(_, let refusal) = note { _ = refusals.post(refusal) }
       // What is asked from then on is asked of a running session.
       guard case .listening = note, let known = address.withLock({ $0 }) else { return }
       _ = listening.post(known)
     }
-    let known = session.stopAddress
+    let known = session.orderAddress
     address.withLock { $0 = known }
     return try session.run(signals: signals)
   }
 
   /// Waits until the session runs.
-  func stopAddress() throws -> StopAddress {
+  func orderAddress() throws -> OrderAddress {
     try #require(listening.receive(until: soon()))
   }
 

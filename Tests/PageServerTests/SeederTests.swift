@@ -72,6 +72,7 @@ private final class TestThread: Sendable {
 
 extension SeedRunEnd {
   fileprivate var isDecided: Bool { if case .decided = self { true } else { false } }
+  fileprivate var isStaying: Bool { if case .staying = self { true } else { false } }
   fileprivate var isLinkLost: Bool { if case .linkLost = self { true } else { false } }
 }
 
@@ -122,6 +123,8 @@ extension SeedRunEnd {
     }
   }
 
+  private let on = RoundVerdict.goOn(obstacle: nil)
+
   private func noted(_ notes: Lock<[SeedRoundNote]>) -> [SeedRoundNote] { notes.withLock { $0 } }
 
   @Test(arguments: [1, 3])
@@ -161,7 +164,7 @@ extension SeedRunEnd {
     #expect(end.isDecided && log.state.withLock { $0.startCount } == 1)
     #expect(noted(notes).map(\.number) == [1, 2, 3])
     #expect(noted(notes).map(\.result.sentByteCount) == [64 * 4096, 2 * 4096, 4096])
-    #expect(noted(notes).map(\.reason) == [nil, nil, .rounds])
+    #expect(noted(notes).map(\.verdict) == [on, on, .switchOver(.rounds)])
     #expect(destination.pages.withLock { $0[3] } == TestMemory.content(1002))
     #expect(destination.pages.withLock { $0[70] } == TestMemory.content(1001))
     #expect(destination.pages.withLock { $0[80] } == [])
@@ -236,13 +239,21 @@ extension SeedRunEnd {
       destination.pushed.withLock { $0.sorted() } == destination.discards.withLock { $0.sorted() })
   }
 
-  @Test func theTimeForRoundsEndsOneInItsMiddle() throws {
+  /// What ends a round in its middle.
+  enum Interruption: CaseIterable { case time, timeOfPreCopy, operatorsWord }
+
+  @Test(arguments: Interruption.allCases)
+  func aRoundCanBeEndedInItsMiddle(by interruption: Interruption) throws {
     let memory = try TestMemory(pageCount: 512)
     try memory.fill(0..<512)
     let migration = try TestMigration(try memory.open())
     let log = ScriptedLog(pageCount: 512)
+    let isTimed = interruption != .operatorsWord
     let seeder = Seeder(
-      layout: migration.layout, log: log, limits: SwitchLimits(maximumNanoseconds: 50_000_000))
+      layout: migration.layout, log: log,
+      limits: SwitchLimits(
+        maximumNanoseconds: isTimed ? 50_000_000 : nil,
+        atLimit: interruption == .timeOfPreCopy ? .stay : nil))
     let peer = migration.bulk[0]
     let destination = Destination()
     let layout = migration.layout
@@ -250,6 +261,7 @@ extension SeedRunEnd {
     let thread = try TestThread {
       try peer.grant(total: 65_536)
       var frame = try peer.receive()
+      if !isTimed { seeder.switchOver() }
       while frame.header.type == .seedPages { frame = try peer.receive() }
       #expect(frame.header.type == .seedRound)
       try peer.connection.send(SeedRound.appliedFrame(1, session: testSession.shortID))
@@ -259,8 +271,14 @@ extension SeedRunEnd {
     let end = try seeder.run(over: migration.plane) { note in
       notes.withLock { $0.append(note) }
     }
-    #expect(end.isDecided)
-    #expect(noted(notes).map(\.reason) == [.time])
+    let expected: RoundVerdict =
+      switch interruption {
+      case .time: .switchOver(.time)
+      case .timeOfPreCopy: .stay(.time)
+      case .operatorsWord: .switchOver(.told)
+      }
+    #expect(noted(notes).map(\.verdict) == [expected])
+    #expect(interruption == .timeOfPreCopy ? end.isStaying : end.isDecided)
     let (stale, fresh) = try seeder.finish()
     #expect(fresh.setCount < 512 && stale.setCount + fresh.setCount == 512)
     migration.plane.discard(stale, keeping: fresh)
@@ -269,6 +287,33 @@ extension SeedRunEnd {
     try thread.finish()
     // All that was not sent is pushed, and nothing else.
     #expect(destination.pushed.withLock { $0.count } == stale.setCount)
+  }
+
+  /// An order that comes before the first round leaves everything to post-copy.
+  @Test func toldBeforeTheFirstRoundNothingIsSeeded() throws {
+    let memory = try TestMemory(pageCount: 64)
+    try memory.fill(0..<64)
+    let migration = try TestMigration(try memory.open())
+    let log = ScriptedLog(pageCount: 64)
+    let seeder = Seeder(layout: migration.layout, log: log, limits: SwitchLimits(atLimit: .stay))
+    seeder.switchOver()
+    let destination = Destination()
+    let peer = migration.bulk[0]
+    let layout = migration.layout
+    let thread = try TestThread { try destination.serve(peer, layout) }
+    let notes = Lock<[SeedRoundNote]>([])
+    let end = try seeder.run(over: migration.plane) { note in
+      notes.withLock { $0.append(note) }
+    }
+    #expect(end.isDecided && noted(notes).map(\.verdict) == [.switchOver(.told)])
+    let (stale, fresh) = try seeder.finish()
+    #expect(stale.setCount == 0 && fresh.setCount == 0)
+    migration.plane.discard(stale, keeping: fresh)
+    try migration.beginServing()
+    migration.plane.beginPush()
+    try thread.finish()
+    #expect(destination.pages.withLock { $0.isEmpty })
+    #expect(destination.pushed.withLock { $0 == Set(0..<64) })
   }
 
   @Test func aLogThatIsLostIsTold() throws {

@@ -22,10 +22,10 @@ func runWorker(_ arguments: [String]) throws {
   try keeper.keep(KeptName.userfault, userfault)
   try keeper.keep(KeptName.vmm, ProcessHandle.open(pid: vmm).descriptor)
 
-  let stops = try Mailbox<StopRequest>(capacity: 4)
+  let orders = try Mailbox<OrderRequest>(capacity: 4)
   let desk = try SessionDesk(
     SessionStatus(vmName: names.vmName, side: .destination, state: arguments[2]))
-  desk.pass(to: { stops.post($0) })
+  desk.pass(to: { orders.post($0) })
   let context = WorkerContext(keeper: keeper, arguments: ["--vm", "test"])
   try context.begin(
     in: names.directory, vmName: names.vmName, side: .destination, control: desk)
@@ -35,16 +35,16 @@ func runWorker(_ arguments: [String]) throws {
   var exitCode: Int32?
   while exitCode == nil {
     let ready = try Readiness.wait(
-      for: [signals.descriptor.rawValue, stops.readiness.rawValue, 1])
+      for: [signals.descriptor.rawValue, orders.readiness.rawValue, 1])
     while let signal = try signals.next() {
       say("worker heard \(signal.name)")
       context.publish("{\"heard\":\"\(signal.name)\"}")
       if signal == .terminate { terminateCount += 1 }
       if terminateCount == 2 { exitCode = 12 }
     }
-    while let request = stops.take() {
-      if request.stop == .abort { keeper.release() }
-      exitCode = request.stop == .park ? 12 : 0
+    while let request = orders.take() {
+      if request.order == .abort { keeper.release() }
+      exitCode = request.order == .park ? 12 : 0
     }
     if ready[2] { exitCode = 98 }
   }

@@ -10,17 +10,17 @@ import Wire
 @Suite("The control socket", .timeLimit(.minutes(5)))
 struct ControlSocketTests {
   let scratch: ScratchDirectory
-  let stops: Mailbox<StopRequest>
+  let orders: Mailbox<OrderRequest>
   let desk: SessionDesk
   let socket: ControlSocket
 
   init() throws {
     scratch = try ScratchDirectory()
-    let stops = try Mailbox<StopRequest>(capacity: 1)
-    self.stops = stops
+    let orders = try Mailbox<OrderRequest>(capacity: 1)
+    self.orders = orders
     desk = try SessionDesk(
       SessionStatus(vmName: try VMName("web1"), side: .source, state: "preparing"))
-    desk.pass(to: { stops.post($0) })
+    desk.pass(to: { orders.post($0) })
     socket = try ControlSocket(
       path: scratch.path("control"), control: desk, keeper: KeeperClient())
   }
@@ -70,8 +70,8 @@ struct ControlSocketTests {
   func stop() throws {
     let first = try client()
     try first.send(.park)
-    let request = try #require(stops.receive(until: deadline()))
-    #expect(request.stop == .park)
+    let request = try #require(orders.receive(until: deadline()))
+    #expect(request.order == .park)
     // Whoever waits is not forgotten, and others are served meanwhile.
     #expect(try client().ask(.status).ok)
     desk.end(parked)
@@ -81,7 +81,7 @@ struct ControlSocketTests {
     // Too late to be asked for anything else.
     let late = try client().ask(.abort)
     #expect(late.ok && late.outcome == "parked")
-    #expect(stops.take() == nil)
+    #expect(orders.take() == nil)
   }
 
   @Test("A session that goes on says so to the one who asked, and one without room to nobody")
@@ -89,9 +89,9 @@ struct ControlSocketTests {
     let aborting = try client()
     let parking = try client()
     try aborting.send(.abort)
-    let abort = try #require(stops.receive(until: deadline()))
+    let abort = try #require(orders.receive(until: deadline()))
     try parking.send(.park)
-    _ = try #require(stops.receive(until: deadline()))
+    _ = try #require(orders.receive(until: deadline()))
     abort.refuse("the VM is handed off")
     let error = #expect(throws: ControlSocketError.self) { try aborting.answer(to: .abort) }
     #expect(error == .refused("the VM is handed off"))
@@ -102,21 +102,33 @@ struct ControlSocketTests {
     #expect(try parking.answer(to: .status).status?.state == "preparing")
   }
 
-  @Test("A stop that finds no room, or no session yet, is said to")
+  @Test("An order that is taken is answered at once, and the session goes on")
+  func accepted() throws {
+    let client = try client()
+    try client.send(.switchOver)
+    let request = try #require(orders.receive(until: deadline()))
+    #expect(request.order == .switchOver)
+    request.accept()
+    let answer = try client.answer(to: .switchOver)
+    #expect(answer.ok && answer.outcome == nil)
+    #expect(try client.ask(.status).ok)
+  }
+
+  @Test("An order that finds no room, or no session yet, is said to")
   func noRoom() throws {
     let early = try SessionDesk(desk.status)
     #expect(early.ask(for: .park, ticket: 1)?.ok == false)
     let full = try SessionDesk(desk.status)
     full.pass(to: { _ in false })
     #expect(
-      full.ask(for: .park, ticket: 1)?.error == "the session takes no stop now; ask again")
+      full.ask(for: .park, ticket: 1)?.error == "the session takes no order now; ask again")
   }
 
   @Test("Whoever waits when the socket is closed is told how the session ended")
   func lastAnswer() throws {
     let client = try client()
     try client.send(.park)
-    _ = try #require(stops.receive(until: deadline()))
+    _ = try #require(orders.receive(until: deadline()))
     desk.end(parked)
     socket.close()
     #expect(try client.answer(to: .park).outcome == "parked")

@@ -99,7 +99,7 @@ struct SimulationTests {
       (.staleSeedAfterNewer, ["P3", "P4"]), (.halfRunInstalled, ["P3", "P4"]),
       (.fencedWithoutRecord, ["P1"]), (.halfMapApplied, ["P6"]), (.lossNeverNoticed, ["P7"]),
       (.silenceNotDoubted, ["P7"]), (.pushBeforeMap, ["order"]),
-      (.supersededHandled, ["order"]),
+      (.supersededHandled, ["order"]), (.allHereTooEarly, ["fill"]),
     ])
   func caughtByTheRightProperty(mutation: Mutation, properties: [String]) throws {
     let report = Simulation.firstSeedThatCatches(mutation, within: Self.seedBudget)

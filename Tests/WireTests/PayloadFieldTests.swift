@@ -111,7 +111,7 @@ import Wire
     expect(
       .value(.welcome, .epoch, found: .max), .welcome,
       storing(UInt64.max, at: 16, in: welcome))
-    for mode in [0, 4, 255] as [UInt8] {
+    for mode in [0, 5, 255] as [UInt8] {
       expect(
         .value(.welcome, .mode, found: UInt64(mode)), .welcome, storing(mode, at: 24, in: welcome))
     }
@@ -146,10 +146,13 @@ import Wire
       .value(.frozen, .pageCount, found: tooMany), .frozen,
       storing(tooMany, at: 8, in: samplePayload(of: .frozen)))
     expect(
+      .value(.frozen, .fillsBeforeRun, found: 2), .frozen,
+      storing(UInt8(2), at: 16, in: samplePayload(of: .frozen)))
+    expect(
       .value(.ran, .nanoseconds, found: .max), .ran,
       storing(UInt64.max, at: 8, in: samplePayload(of: .ran)))
     for type in [FrameType.abort, .aborted, .parked] {
-      for code in [0, 15, UInt16.max] as [UInt16] {
+      for code in [0, 16, UInt16.max] as [UInt16] {
         expect(
           .value(type, .code, found: UInt64(code)), type,
           storing(code, at: 8, in: samplePayload(of: type)))

@@ -20,7 +20,7 @@ enum Samples {
 
   static let controlMessages: [ControlMessage] = [
     .ready(epoch: Epoch(rawValue: 6)),
-    .frozen(epoch: Epoch(rawValue: 6), discardPageCount: PageCount(42)),
+    .frozen(epoch: Epoch(rawValue: 6), discardPageCount: PageCount(42), fillsBeforeRun: true),
     .discarded(epoch: Epoch(rawValue: 6)),
     .prepared(epoch: Epoch(rawValue: 6)),
     .go(epoch: Epoch(rawValue: 7)),

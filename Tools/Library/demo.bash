@@ -20,6 +20,12 @@ unable() {
   exit 77
 }
 
+# round_options MODE: a guest that writes without pause may never come to fit in pre-copy, which
+# waits for that as long as it is let.
+round_options() {
+  [ "$1" != pre-copy ] || printf '%s\n' --max-time 5 --at-limit switch
+}
+
 # mebibytes_of SIZE: of 512M, 6G.
 mebibytes_of() {
   if [[ ! $1 =~ ^([0-9]+)([MG])$ ]]; then

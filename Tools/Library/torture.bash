@@ -14,7 +14,7 @@ draw_torture() {
   pick vcpus 1 2 2 4
   pick page_size 4K 4K 4K 2M
   pick backing memfd memfd private
-  pick mode post-copy post-copy post-copy hybrid quick
+  pick mode post-copy post-copy post-copy hybrid pre-copy quick
   pick prefetch bubbling bubbling linear
   pick bulk_connections 1 1 2 4
   # Most of a second to some seconds of push: time for something to happen.
@@ -53,13 +53,14 @@ start_destination_vm() {
 
 # start_side server|receiver VERB: its log goes on where the one before it ended.
 start_side() {
-  local side=$1 verb=$2 log=$directory/$1.log
+  local side=$1 verb=$2 log=$directory/$1.log rounds
   local common=(--vm "$vm" --token-file "$directory/token" --insecure --json -v
     --heartbeat-budget "$heartbeat" --state-dir "$directory/$side-state")
   if [ "$verb" = recover ]; then
     # All else the session knows.
     common=(--vm "$vm" --state-dir "$directory/$side-state")
   fi
+  mapfile -t rounds < <(round_options "$mode")
   if [ "$side$verb" = serverrecover ]; then
     "$binaries/page-server" recover "${common[@]}" </dev/null >>"$log" 2>&1 &
     server_pid=$!
@@ -69,7 +70,7 @@ start_side() {
   elif [ "$side" = server ]; then
     "$binaries/page-server" "$verb" "${common[@]}" --memory "$memory_source" \
       --vmm "microvm:$directory/source.sock" --listen "unix:$directory/serve.sock" \
-      --mode "$mode" --prefetch "$prefetch" --bulk-connections "$bulk_connections" \
+      --mode "$mode" "${rounds[@]}" --prefetch "$prefetch" --bulk-connections "$bulk_connections" \
       --bandwidth-limit "$bytes_per_second" </dev/null >>"$log" 2>&1 &
     server_pid=$!
   else

@@ -28,6 +28,19 @@ extension Migration {
     try server?.waitFor(state: "serving")
   }
 
+  /// Has an operator say something at the source: a verb of postcopyctl, which must be taken.
+  package func order(_ verb: String) throws {
+    let program = try Program(
+      "postcopyctl",
+      [
+        Binaries.path("postcopyctl"), verb, "--vm", Self.vmName, "--state-dir",
+        sourceStateDirectory,
+      ])
+    guard try program.end() == .exited(code: 0) else {
+      throw HarnessError(description: "postcopyctl \(verb): \(program.transcript)")
+    }
+  }
+
   /// Goes on with the session whose page-server is gone; what is not said again it knows.
   package func recoverServer(_ options: [String] = []) throws {
     server = try Engine(

@@ -9,7 +9,8 @@ enum HostilePeer {
   static func run(_ input: [UInt8]) {
     var reader = InputReader(input)
     let setting = reader.byte()
-    let mode: MigrationMode = setting & 2 == 0 ? .postCopy : setting & 4 == 0 ? .quick : .hybrid
+    let modes = MigrationMode.allCases
+    let mode = modes[Int(setting >> 1) % modes.count]
     if setting & 1 == 0 {
       var source = SourceUnderAttack(mode: mode)
       while !reader.isAtEnd, !source.isFinished { source.step(reader.byte(), reader.byte()) }
@@ -32,7 +33,7 @@ enum HostilePeer {
     switch choice & 15 {
     case 0: return .ready(epoch: epoch)
     case 1: return .frozen(epoch: epoch, discardPageCount: .zero)
-    case 2: return .frozen(epoch: epoch, discardPageCount: PageCount(3))
+    case 2: return .frozen(epoch: epoch, discardPageCount: PageCount(3), fillsBeforeRun: true)
     case 3: return .discarded(epoch: epoch)
     case 4: return .prepared(epoch: epoch)
     case 5: return .go(epoch: epoch)
@@ -121,7 +122,8 @@ struct SourceUnderAttack {
   }
 
   private func answer(toSeedingWith detail: UInt8) -> SourceEvent {
-    detail & 3 != 3 ? .seeded : .seedingFailed(HostilePeer.trouble)
+    if detail & 3 == 3 { return .seedingFailed(HostilePeer.trouble) }
+    return .seeded(detail & 8 == 0 ? .fits : .outrun)
   }
 
   private func answer(to order: SourceEffect, _ detail: UInt8) -> SourceVMMEvent {
@@ -236,7 +238,7 @@ struct DestinationUnderAttack {
     case 0: return .operatorAbort
     case 1: return .operatorPark
     case 2: return hasBeenLinked ? .memoryFailed(HostilePeer.trouble) : nil
-    case 3: return hasBeenLinked ? .allResident : nil
+    case 3: return hasBeenLinked ? (detail & 128 == 0 ? .allResident : .allHere) : nil
     case 4: return isLinkUp ? .deviceStateReceived : nil
     case 5:
       guard !isDead else { return nil }
