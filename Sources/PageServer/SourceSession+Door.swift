@@ -38,6 +38,9 @@ extension SourceSession {
           Refusal(.timeout, "it left before it was answered")))
       return arrival.connection.shutdown()
     }
+    // What the old link's threads have told is older, and may be why somebody comes.
+    takeNotices()
+    guard outcome == nil else { return arrival.connection.shutdown() }
     if admission.isReturn(arrival.hello) {
       linkLost(Refusal(.timeout, "the destination has come on a new connection"))
     }

@@ -295,6 +295,11 @@ public final class SourceSession {
       case .seedRunEnded(let run, let end): seedRunEnded(run, end)
       }
     }
+    takeNotices()
+  }
+
+  /// What the threads of the link have told so far.
+  func takeNotices() {
     while let notice = plane?.events.take() { handle(notice) }
   }
 

@@ -62,12 +62,13 @@ struct UrgentServer: ~Copyable {
     do throws(LinkFailure) {
       isCut = try serve()
     } catch {
+      // Told before the peer can know: when it comes again because of this, the reason is there.
+      context.linkLost(.urgent, error)
       // Nothing goes out on a connection that failed: the peer is to see its end at once.
       switch error {
       case .connection, .silent: connection.shutdown()
       case .violation, .refused, .flooded: break
       }
-      context.linkLost(.urgent, error)
       isCut = sendRemaining()
     }
     if isCut { connection.shutdown() } else { finish() }

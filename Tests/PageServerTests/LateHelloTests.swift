@@ -47,6 +47,48 @@ import Wire
     _ = try running.end()
   }
 
+  /// The session's thread may find the news of a link's end and the client that has come again
+  /// because of it at the same time: what is told is why the link ended.
+  @Test func whyALinkHasEndedIsToldThoughItsClientIsBackAlready() throws {
+    let place = try SessionPlace()
+    let endpoint = place.endpoint("late")
+    let notes = Lock<[SourceNote]>([])
+    let session = try SourceSession(try place.configuration("late")) { note in
+      notes.withLock { $0.append(note) }
+    }
+    session.core.start(now: MonotonicClock.now(), into: &session.effects)
+    session.carryOut()
+    session.drain()
+    func admitNext() throws {
+      guard case .arrival(let arrival)? = session.inputs.receive(until: soon()) else {
+        Issue.record("nobody has come")
+        return
+      }
+      session.admit(arrival)
+    }
+    let first = try Connection.dial(endpoint, purpose: .urgent, until: soon())
+    try first.send(hello(.none).encodedFrame().rawBytes)
+    try admitNext()
+    let plane = try #require(session.plane)
+    first.shutdown()
+    _ = try Readiness.wait(for: [plane.events.readiness.rawValue], until: soon())
+    let second = try Connection.dial(endpoint, purpose: .urgent, until: soon())
+    try second.send(hello(session.core.session).encodedFrame().rawBytes)
+    try admitNext()
+    let reasons = notes.withLock { notes in
+      notes.compactMap { if case .left(let reason) = $0 { reason.reason } else { nil } }
+    }
+    #expect(reasons.count == 1)
+    #expect(reasons.first?.contains("closed the connection") == true, "\(reasons)")
+    #expect(session.plane != nil && session.plane !== plane)
+    session.handle(SourceEvent.operatorAbort)
+    second.shutdown()
+    session.doorkeeper?.stop()
+    session.plane?.stop()
+    session.seedWorker.stop()
+    session.vmmWorker.stop()
+  }
+
   private func awaitPong(
     _ sequence: UInt64, on link: Connection, _ welcome: Welcome
   ) throws {

@@ -90,6 +90,24 @@ struct ReturnTests {
     }
   }
 
+  /// Whoever comes again because its link was ended must not be taken for the reason of that.
+  @Test func theEndOfALinkIsToldBeforeThePeerSeesIt() throws {
+    for _ in 0..<20 {
+      let migration = try TestMigration(
+        try Self.memory().open(),
+        heartbeatBudgetNanoseconds: LinkMonitor.minimumBudgetNanoseconds)
+      // Behind the first word the budget counts.
+      try migration.urgent.send(.ping(sequence: 1))
+      #expect(throws: ConnectionError.self) {
+        while true { _ = try migration.urgent.receive() }
+      }
+      guard case .linkLost(.urgent, .silent)? = migration.plane.events.take() else {
+        Issue.record("the peer has seen it first")
+        return
+      }
+    }
+  }
+
   @Test func aLinkThatIsCutEndsAtOnce() throws {
     let migration = try TestMigration(try Self.memory().open(), bulkCount: 2)
     try migration.beginServing()
