@@ -121,6 +121,11 @@ let package = Package(
       path: "Tools/Sources/fault-latency", cSettings: cSettings, swiftSettings: strictSettings),
 
     .executableTarget(
+      name: "compare-modes",
+      dependencies: ["LinkFaultKit", "Pages", "Reporting", "System", argumentParser],
+      path: "Tools/Sources/compare-modes", cSettings: cSettings, swiftSettings: strictSettings),
+
+    .executableTarget(
       name: "simulate", dependencies: ["Simulation", "System", argumentParser],
       path: "Tools/Sources/simulate", cSettings: cSettings, swiftSettings: strictSettings),
 
@@ -235,7 +240,7 @@ if Context.environment["POSTCOPY_SANITIZED"] != nil {
   let rest: Set = [
     "PagesTests", "WireTests", "PrefetchTests", "MigrationTests", "SimulationTests", "Simulation",
     "simulate", "EndToEndTests", "FaultInjectionTests", "ProgramHarness", "LinkFaultKit",
-    "linkfault", "link-recovery", "fault-latency", "fault-latency-reference",
+    "linkfault", "link-recovery", "compare-modes", "fault-latency", "fault-latency-reference",
   ]
   package.targets.removeAll { rest.contains($0.name) }
 }

@@ -20,10 +20,10 @@ unable() {
   exit 77
 }
 
-# round_options MODE: a guest that writes without pause may never come to fit in pre-copy, which
-# waits for that as long as it is let.
+# round_options MODE SECONDS: a guest that writes without pause may never come to fit in pre-copy,
+# which waits for that as long as it is let.
 round_options() {
-  [ "$1" != pre-copy ] || printf '%s\n' --max-time 5 --at-limit switch
+  [ "$1" != pre-copy ] || printf '%s\n' --max-time "$2" --at-limit switch
 }
 
 # mebibytes_of SIZE: of 512M, 6G.
@@ -158,6 +158,12 @@ prepare_link() {
   # The network namespace alone: sockets in the file system and /proc stay what they are.
   source_prefix=(nsenter "--net=/run/netns/$source_namespace")
   destination_prefix=(nsenter "--net=/run/netns/$destination_namespace")
+  local namespace device
+  if [ -n "${link_rate:-}" ]; then
+    while read -r namespace device; do
+      tc -n "$namespace" qdisc add dev "$device" root tbf rate "$link_rate" burst 256kb latency 50ms
+    done <<<"$source_namespace pcs$tag"$'\n'"$destination_namespace pcd$tag"
+  fi
   say "Two network namespaces, $source_namespace and $destination_namespace, joined by veth."
 }
 
@@ -195,7 +201,7 @@ clean_up() {
     link_is_ours=
   fi
   if [ -n "$directory" ]; then
-    session=$(sed -n 's/.*session \([0-9a-f-]\{36\}\).*/\1/p' "$directory/page-server.log" \
+    session=$(sed -n 's/.*session[" :]*\([0-9a-f-]\{36\}\).*/\1/p' "$directory/page-server.log" \
       2>/dev/null | tail -n 1 || true)
     left_processes=$(grep -lsF -f <(printf %s "$directory") /proc/[0-9]*/cmdline | cut -d/ -f3 |
       grep -vx "$$" || true)

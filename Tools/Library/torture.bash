@@ -60,7 +60,7 @@ start_side() {
     # All else the session knows.
     common=(--vm "$vm" --state-dir "$directory/$side-state")
   fi
-  mapfile -t rounds < <(round_options "$mode")
+  mapfile -t rounds < <(round_options "$mode" 5)
   if [ "$side$verb" = serverrecover ]; then
     "$binaries/page-server" recover "${common[@]}" </dev/null >>"$log" 2>&1 &
     server_pid=$!
