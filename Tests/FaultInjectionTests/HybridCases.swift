@@ -153,8 +153,9 @@ extension FaultInjection {
       // The round lasts longer than the test needs.
       try migration.holdBulkDown()
       try migration.start()
-      try migration.server?.waitFor(state: "seeding")
       for count in 1...3 {
+        // Bulk connections follow the urgent one: a fault of theirs would strike none before.
+        try migration.server?.waitFor(state: "seeding", count: count)
         try migration.relayed.order(fault)
         try migration.expectLinkLost(count: count)
         try migration.receiver?.waitFor(event: "link-restored", count: count)

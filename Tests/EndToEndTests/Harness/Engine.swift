@@ -61,9 +61,14 @@ package final class Engine {
     return Self.event(line)?.text ?? ""
   }
 
-  /// Waits until its core is in that state, or was.
-  package func waitFor(state: String) throws {
-    try program.line("that its state is \(state)") { Self.event($0)?.text == "state: \(state)" }
+  /// Waits until its core is in that state, or was, for the `count`th time.
+  package func waitFor(state: String, count: Int = 1) throws {
+    var seenCount = 0
+    try program.line("that its state is \(state), \(count) times") {
+      guard Self.event($0)?.text == "state: \(state)" else { return false }
+      seenCount += 1
+      return seenCount == count
+    }
   }
 
   /// Waits until it has told an event for the `count`th time, and gives that one.
