@@ -41,6 +41,7 @@ public final class DestinationDataPlane {
   private let nodes: [Int]
   private var faultThread: WorkerThread?
   private var stageThread: WorkerThread?
+  private var stageGo: WakeEvent?
   private var urgent: Connection?
   private var bulk: BulkLinks?
   /// Given up, and perhaps still in the middle of a fill.
@@ -162,18 +163,28 @@ public final class DestinationDataPlane {
   // MARK: What the session asks for
 
   /// Answers faults from now on. Only once the source said *frozen* and every stale page is gone:
-  /// what is answered before could be wrong. What was seeded is installed beside them from now on.
-  /// Saying it again is harmless.
+  /// what is answered before could be wrong. Saying it again is harmless.
   public func startFaults() throws(DataPlaneError) {
     // Whoever seeds from here on breaks the protocol.
     parts.endSeeds()
     parts.inbox.post(.startFaults)
     guard parts.installer.stage != nil, stageThread == nil else { return }
-    let installer = StageInstaller(plane: parts)
+    // Made while it can still fail without harm.
     stageThread = try Self.translating { () throws(SystemError) in
-      try WorkerThread(name: "postcopy-stage", placement: bulkPlacement) { installer.run() }
+      let go = try WakeEvent()
+      let installer = StageInstaller(plane: parts, go: go)
+      let thread = try WorkerThread(name: "postcopy-stage", placement: bulkPlacement) {
+        installer.run()
+      }
+      stageGo = go
+      return thread
     }
   }
+
+  /// Installs what was seeded from now on, beside the faults, which are answered from there as
+  /// well. Once the VM runs: before, it would only hold up what the guest's pause is spent on.
+  /// Behind `startFaults`; saying it again is harmless.
+  public func installSeeds() { stageGo?.signal() }
 
   /// Lets everybody who waits fault again: after a restart nobody knows who they are.
   public func wakeEverybody() { parts.inbox.post(.repeatRequests) }
@@ -216,6 +227,7 @@ public final class DestinationDataPlane {
     // bulk connection end has been told why. The fault thread waits for no bulk thread: those hold
     // the fill lock for one step at a time, and end their retries once a stop was asked for.
     faultThread.take()?.join()
+    stageGo?.signal()
     stageThread.take()?.join()
     urgent?.endSending()
     if let link = bulk.take() {

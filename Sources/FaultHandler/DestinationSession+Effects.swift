@@ -47,7 +47,9 @@ extension DestinationSession {
       // Whoever waited when the earlier process died is known to nobody.
       if isRecovered { plane?.wakeEverybody() }
     case .loadDeviceState: loadDeviceState()
-    case .runVM: runVM()
+    case .runVM:
+      runVM()
+      plane?.installSeeds()
     case .killVM: killVM()
     case .unregister: unregister()
     case .send(let message): send(message)

@@ -6,9 +6,13 @@ internal import UFFD
 /// fault thread installs what somebody waits for. Each step holds the fill lock for one fill.
 struct StageInstaller {
   let plane: PlaneParts
+  /// Signalled when it may begin, and when the plane ends.
+  let go: WakeEvent
 
-  /// Runs until nothing is staged any more, or the plane ends.
+  /// Runs, once it may, until nothing is staged any more, or the plane ends.
   func run() {
+    // Should the kernel fail the wait, it begins early, which costs the guest a moment.
+    _ = try? Readiness.wait(for: [go.rawValue], until: nil)
     var remaining = 0..<Int(plane.installer.layout.totalPageCount.rawValue)
     var backoff = Backoff()
     while !remaining.isEmpty, !plane.inbox.isEnding {

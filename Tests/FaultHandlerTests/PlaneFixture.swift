@@ -112,6 +112,12 @@ final class PlaneFixture {
     }
   }
 
+  /// What the session does until the VM runs.
+  func startFaults() throws {
+    try plane.startFaults()
+    plane.installSeeds()
+  }
+
   func awaitAllResident() throws {
     _ = try event { if case .allResident = $0 { true } else { false } }
   }

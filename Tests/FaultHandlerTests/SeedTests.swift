@@ -35,7 +35,7 @@ struct SeedTests {
     try fixture.source.endRound(1)
     #expect(fixture.count(of: .staged) == 64 && fixture.plane.statistics().copyCount == 0)
     #expect(!fixture.plane.isComplete)
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     try fixture.awaitAllResident()
     for page in 0..<64 { #expect(fixture.guest.word(page: page) == PageContent.word(page)) }
     let statistics = fixture.plane.statistics()
@@ -63,6 +63,10 @@ struct SeedTests {
       Issue.record("resident before it was here")
       return
     }
+    // Whoever touches one is answered; all others wait until the VM runs.
+    #expect(try fixture.reader(page: 7).value() == PageContent.word(7))
+    #expect(fixture.count(of: .staged) == 47)
+    fixture.plane.installSeeds()
     try fixture.awaitAllResident()
     try fixture.finish()
   }
@@ -73,7 +77,7 @@ struct SeedTests {
       try fixture.source.sendSeedZeros(start..<min(start + 16, 63), on: fixture.source.bulk[0])
     }
     try fixture.source.endRound(1)
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     try fixture.source.sendPages(63..<64, on: fixture.source.bulk[0])
     try fixture.source.finishPush()
     // Nothing was staged: here and resident are one.
@@ -101,7 +105,7 @@ struct SeedTests {
     try fixture.source.sendSeedZeros(4..<8, on: fixture.source.bulk[0])
     try fixture.source.endRound(2)
     #expect(fixture.count(of: .staged) == 6)
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     for page in 0..<12 {
       let isZero = (4..<8).contains(page) || page >= 10
       #expect(
@@ -126,7 +130,7 @@ struct SeedTests {
     #expect(count == PageCount(16))
     #expect(fixture.count(of: .staged) == 8 && fixture.count(of: .zero) == 12)
     #expect(fixture.count(of: .missing) == 44)
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     let reader = try fixture.reader(page: 10)
     #expect(try fixture.source.nextRequest().run == ScriptedSource.run(10..<11))
     try fixture.source.sendPages(8..<16, on: fixture.source.bulk[0])
@@ -144,7 +148,7 @@ struct SeedTests {
       try fixture.source.sendSeeds(start..<start + 16, on: fixture.source.bulk[0])
     }
     try fixture.source.endRound(1)
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     try fixture.source.finishPush()
     var asked: Set<Int> = []
     while asked.count < 16 {
@@ -163,7 +167,7 @@ struct SeedTests {
     try fixture.source.endRound(1)
     try fixture.source.sendDiscards([ScriptedSource.run(1..<2)])
     _ = try fixture.event { if case .discarded = $0 { true } else { false } }
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     #expect(try fixture.reader(page: 0).value() == PageContent.word(0))
     let reader = try fixture.reader(page: 1)
     _ = try fixture.source.nextRequest()
@@ -178,7 +182,7 @@ struct SeedTests {
       try fixture.source.sendSeeds(start..<start + 16, on: fixture.source.bulk[0])
     }
     try fixture.source.endRound(1)
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     let guest = fixture.guest
     let remover = try GuestThread {
       for page in stride(from: 63, through: 1, by: -2) { guest.remove(page: page) }
@@ -203,7 +207,7 @@ struct SeedTests {
     try next.endRound(2)
     try next.sendDiscards([ScriptedSource.run(8..<16)])
     _ = try fixture.event { if case .discarded = $0 { true } else { false } }
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     #expect(try fixture.reader(page: 7).value() == PageContent.word(7))
     let reader = try fixture.reader(page: 8)
     #expect(try next.nextRequest().run == ScriptedSource.run(8..<9))
@@ -223,7 +227,7 @@ struct SeedTests {
 
   @Test func aSeedAfterTheFreezeBreaksTheProtocolThoughNothingWasStale() throws {
     let fixture = try Self.fixture()
-    try fixture.plane.startFaults()
+    try fixture.startFaults()
     try fixture.source.sendSeedZeros(0..<1, on: fixture.source.bulk[0])
     #expect(
       try violation(fixture) == .frame(.misplaced(.seedZeros, from: .source, on: .bulk)))
