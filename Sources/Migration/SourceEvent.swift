@@ -120,7 +120,7 @@ public enum SourceEffect: Hashable, Sendable {
   case beginServing
   /// Memory is about to change: answer nothing more from it.
   case endServing
-  /// Push pages on bulk from now on (zero map first), again after every reconnect.
+  /// Push pages on bulk from now on, again after every reconnect.
   case beginPush
   /// Nothing needs the source's memory any more.
   case releaseMemory

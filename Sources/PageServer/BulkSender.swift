@@ -74,8 +74,10 @@ struct BulkSender: ~Copyable {
         // saves it the map goes, of which each entry that is told in time is a fault that stays
         // local.
         if try sendDeviceState() { return true }
-        // The rest of the map and the push take turns: the map saves pushing what it names.
-        if try sendMapStep(), !context.pushing { return true }
+        // The rest of the map and the push take turns: the map saves pushing what it names. Behind
+        // rounds there is little to push and nothing of it is absent; the guest may wait for it.
+        let isMapOfUse = !(context.pushing && context.hasSeeds)
+        if isMapOfUse, try sendMapStep(), !context.pushing { return true }
       }
       guard context.pushing, !isFinished else { return false }
       try pushRun()

@@ -28,6 +28,8 @@ extension SourceSession {
   }
 
   func admit(_ arrival: Arrival) {
+    // What the old link's threads have told is older, and may be why somebody comes.
+    takeNotices()
     guard outcome == nil else { return arrival.connection.shutdown() }
     // A client ends nothing before it has its welcome. One that has ended has abandoned this dial:
     // its hello came late, and must not end the link that it has made since.
@@ -38,9 +40,6 @@ extension SourceSession {
           Refusal(.timeout, "it left before it was answered")))
       return arrival.connection.shutdown()
     }
-    // What the old link's threads have told is older, and may be why somebody comes.
-    takeNotices()
-    guard outcome == nil else { return arrival.connection.shutdown() }
     if admission.isReturn(arrival.hello) {
       linkLost(Refusal(.timeout, "the destination has come on a new connection"))
     }
