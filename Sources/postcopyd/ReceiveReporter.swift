@@ -133,7 +133,11 @@ final class ReceiveReporter {
     let named: [(String, Instant?, Instant?)] = [
       ("device state on its way", times.frozen, times.deviceState),
       ("device state loaded", times.deviceState, times.loaded),
-      ("what was to be there before the VM runs", times.loaded, times.prepared),
+      // The same moment where the VM waits for no page.
+      (
+        "what was to be there before the VM runs",
+        times.loaded == times.prepared ? nil : times.loaded, times.prepared
+      ),
       ("GO to GO_ACCEPTED on disk", times.go, times.goAccepted),
       ("GO_ACCEPTED to running", times.goAccepted, times.running),
       ("running to all resident", times.running, times.allResident),

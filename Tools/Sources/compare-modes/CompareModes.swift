@@ -9,7 +9,7 @@ struct CompareModes: ParsableCommand {
     abstract: "Move the same VM in every mode, and compare what that costs.",
     discussion: """
       Each run is one of Tools/demo: real VMs, TLS, and a comparison of all memory at its end. The \
-      guest writes random pages at a share of the link's rate; with 0 it writes one page a second. \
+      guest writes random pages at a share of the link's rate; with 0, one a second and vCPU. \
       Modes are interleaved, and each figure is a median over the rounds. Rates are of pages: a \
       link of 1 Gbit/s carries 125 MB of them in a second at most.
       """)
