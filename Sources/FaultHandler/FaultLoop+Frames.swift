@@ -7,9 +7,10 @@ internal import Wire
 extension FaultLoop {
   /// Opens what has come under TLS, and handles the frames in it; nothing without TLS.
   mutating func openFrames() throws(RingError) {
-    while isLinkUp, !isDeaf, let connection, connection.isSealed {
+    var mayHaveMore = true
+    while mayHaveMore, isLinkUp, !isDeaf, let connection, connection.isSealed {
       do throws(ConnectionError) {
-        guard try inbound.open(&ring, from: connection) else { return }
+        mayHaveMore = try inbound.open(&ring, from: connection)
       } catch {
         return giveUp(.linkLost(.urgent, position: 0, error))
       }

@@ -63,8 +63,8 @@ struct UrgentInbound {
   /// The receive ended with nothing: the room is free.
   mutating func noteEnd() { isReceiving = false }
 
-  /// Opens what came, as far as there is room; false once there is nothing more: then the room for
-  /// sealed bytes is free.
+  /// Opens what came, as far as there is room; false when there is nothing more behind it: then the
+  /// room for sealed bytes is free.
   mutating func open(
     _ ring: inout Ring, from connection: Connection
   ) throws(ConnectionError) -> Bool {
@@ -72,9 +72,9 @@ struct UrgentInbound {
     sealed = sealed.lowerBound + opened.sealedByteCount..<sealed.upperBound
     end += opened.byteCount
     invariant(
-      opened.byteCount > 0 || sealed.isEmpty, "a session that opens no more has taken all that came"
-    )
-    return opened.byteCount > 0
+      opened.mayHaveMore || sealed.isEmpty, "a session that opens no more has taken all that came")
+    invariant(opened.byteCount > 0 || !opened.mayHaveMore, "there is room to open more")
+    return opened.mayHaveMore
   }
 
   /// The next whole frame; nil until there is one.

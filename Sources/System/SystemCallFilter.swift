@@ -14,8 +14,8 @@ internal import Pages
 /// give EPERM. Another machine's calls (32 bits, x32) end the process: no honest path makes them,
 /// and their numbers would mean something else here.
 ///
-/// Calls without a condition stand first: since Linux 5.11 the kernel remembers that they pass, and
-/// they cost nothing any more.
+/// ioctl stands first: a fill of a page is one, and its arguments are looked at every time. Calls
+/// without a condition cost nothing: since Linux 5.11 the kernel remembers that they pass.
 struct SystemCallFilter {
   /// The program.
   private(set) var instructions: [sock_filter] = []
@@ -33,13 +33,13 @@ struct SystemCallFilter {
       append(UInt32(BPF_JMP | BPF_JGE | BPF_K), 0x4000_0000, ifTrue: 0, ifFalse: 1)
       finish(SECCOMP_RET_KILL_PROCESS)
     #endif
-    for call in Self.plainCalls { allow(call) }
-    checkThreads()
     check(
       SYS_ioctl, argument: 1, masked: 0xFF00,
       // Userfaultfd and PAGEMAP_SCAN by their letters; a terminal's size, kind and unread bytes.
       equals: [UInt32(UFFD_ABI_TYPE) << 8, UInt32(UInt8(ascii: "f")) << 8])
     check(SYS_ioctl, argument: 1, equals: [UInt32(TIOCGWINSZ), UInt32(TCGETS), UInt32(FIONREAD)])
+    for call in Self.plainCalls { allow(call) }
+    checkThreads()
     // Netlink: how getaddrinfo(3) learns which addresses this host has.
     check(
       SYS_socket, argument: 0,

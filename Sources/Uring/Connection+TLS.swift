@@ -166,6 +166,8 @@ extension Connection {
     public let sealedByteCount: Int
     /// Plain bytes that are there now.
     public let byteCount: Int
+    /// Whether another call may give more, or the end: else it need not be made.
+    public let mayHaveMore: Bool
   }
 
   /// Leaves the socket to a ring from now on; without TLS nothing changes. What the handshake has
@@ -189,7 +191,8 @@ extension Connection {
     let (taken, opened, end) = tls.engine.withLock { unsafe $0.open(sealed, into: room) }
     // What came before the end is handled first: the end is met again by the next call.
     if let end, opened == 0 { throw error(end, "recv") }
-    return Opened(sealedByteCount: taken, byteCount: opened)
+    return Opened(
+      sealedByteCount: taken, byteCount: opened, mayHaveMore: end != nil || opened == room.count)
   }
 
   func seal(

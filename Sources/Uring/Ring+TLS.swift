@@ -2,7 +2,7 @@ internal import Pages
 
 extension Ring {
   /// Opens what a receive has brought for a sealed connection into another part of the memory: as
-  /// much as there is room for. Called until it opens nothing, it has used up all of `sealed`.
+  /// much as there is room for. Called until there is no more, it has used up all of `sealed`.
   /// Allocates nothing.
   public mutating func open(
     _ sealed: Range<Int>, into room: Range<Int>, of connection: Connection

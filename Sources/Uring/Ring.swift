@@ -164,7 +164,8 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     }
   }
 
-  /// Receives once, at least one byte and at most the range.
+  /// Receives once, at least one byte and at most the range. It waits first and looks then: who
+  /// queues a receive has just taken what was there.
   public mutating func receive(
     from descriptor: Int32, into range: Range<Int>, tag: RingTag
   ) throws(RingError) {
@@ -172,6 +173,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     try unsafe enqueue(.receive, tag) { entry in
       // unsafe: the range stays mapped until the completion: deinit requires that none is pending.
       unsafe io_uring_prep_recv(entry, descriptor, target, range.count, 0)
+      unsafe entry.pointee.ioprio = UInt16(IORING_RECVSEND_POLL_FIRST)
     }
   }
 
