@@ -47,6 +47,13 @@ struct FaultLatency: ParsableCommand {
   @Flag(help: "Measure both with TLS 1.3 as well: what it adds to each.")
   var tls = false
 
+  @Flag(
+    help: """
+      Keep idle processors awake, as cyclictest does: waking one can take longer than all the rest \
+      of a fault, and swings more. Then figures are of the programs' own work.
+      """)
+  var keepAwake = false
+
   func validate() throws {
     if tls, referenceOnly || transport == .unix {
       throw ValidationError("--tls measures the engine and the reference, over TCP")
@@ -67,6 +74,7 @@ struct FaultLatency: ParsableCommand {
           ? [.sealed, .engine, .sealedReference, .reference]
           : [.engine, .reference],
       pushByteCount: pushMebibytes << 20)
+    print(try sleepOfProcessors())
     print("seed \(seed), \(rounds) rounds, placement \(placement.rawValue), \(transport.rawValue)")
     for experiment in Experiment.allCases {
       let mebibytes = experiment == .idle ? idleMebibytes : pushMebibytes
@@ -82,6 +90,13 @@ struct FaultLatency: ParsableCommand {
       }
     }
     print(table.summary())
+  }
+
+  /// Decides on it, and tells what figures come with.
+  private func sleepOfProcessors() throws(SystemError) -> String {
+    guard keepAwake else { return "idle processors sleep" }
+    try ProcessorSleep.prevent()
+    return "idle processors are kept awake"
   }
 
   private func measure(
