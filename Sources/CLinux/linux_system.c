@@ -31,6 +31,12 @@ int clinux_pin_current_thread(unsigned int cpu) {
   return sched_setaffinity(0, sizeof set, &set);
 }
 
+int clinux_allowed_processor_count(void) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) < 0 ? -1 : CPU_COUNT(&set);
+}
+
 int clinux_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
 
 int clinux_fcntl_int(int fd, int command, int argument) { return fcntl(fd, command, argument); }

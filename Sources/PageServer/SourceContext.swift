@@ -48,6 +48,7 @@ final class SourceContext: Sendable {
   private let isAwaitingMap: Atomic<Bool>
   /// To wake the bulk threads: each has its own.
   private let bulkWakes = Lock<[WakeEvent]>([])
+  private let attachedCount = Atomic<Int>(0)
   private let finishedCount = Atomic<Int>(0)
   private let poisonedCount = Atomic<Int>(0)
   /// The device state that waits to be sent by the first bulk connection.
@@ -96,12 +97,19 @@ final class SourceContext: Sendable {
   func addBulk(_ wake: WakeEvent) -> Int {
     bulkWakes.withLock { wakes in
       wakes.append(wake)
+      attachedCount.store(wakes.count, ordering: .relaxed)
       return wakes.count - 1
     }
   }
 
   /// How many bulk connections there are.
   var bulkCount: Int { bulkWakes.withLock { $0.count } }
+
+  /// How many bulk threads have work, as far as anybody else can tell; none is waited for.
+  var busyBulkCount: Int {
+    guard pushing else { return 0 }
+    return attachedCount.load(ordering: .relaxed) - finishedCount.load(ordering: .relaxed)
+  }
 
   func wakeBulk() { for wake in bulkWakes.withLock({ $0 }) { wake.signal() } }
 

@@ -12,6 +12,7 @@ struct SourceOptions: Sendable {
   var bulkBytesPerSecond: UInt64?
   var hasPayloadChecksums: Bool
   var heartbeatBudgetNanoseconds: UInt64
+  var busyPollNanoseconds: UInt64
   var urgentPlacement: ThreadPlacement
   var bulkPlacement: ThreadPlacement
 }
@@ -61,6 +62,8 @@ public final class SourceDataPlane: Sendable {
   ///   - isReturn: whether the destination has been here before: it then tells first what it holds,
   ///     on bulk, and nothing is pushed until it has.
   ///   - heartbeatBudgetNanoseconds: how long nothing may be heard of the destination.
+  ///   - busyPollNanoseconds: how long the urgent thread looks for the next request before it
+  ///     sleeps, at most.
   ///   - urgentPlacement: where the urgent thread runs.
   ///   - bulkPlacement: where the bulk threads run.
   public init(
@@ -69,6 +72,7 @@ public final class SourceDataPlane: Sendable {
     counters: SourceCounters = SourceCounters(),
     isReturn: Bool = false,
     heartbeatBudgetNanoseconds: UInt64 = LinkMonitor.defaultBudgetNanoseconds,
+    busyPollNanoseconds: UInt64 = 0,
     urgentPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
     bulkPlacement: ThreadPlacement = ThreadPlacement()
   ) throws(SystemError) {
@@ -78,6 +82,7 @@ public final class SourceDataPlane: Sendable {
         prefetch: prefetch, bulkBytesPerSecond: bulkBytesPerSecond,
         hasPayloadChecksums: hasPayloadChecksums,
         heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
+        busyPollNanoseconds: busyPollNanoseconds,
         urgentPlacement: urgentPlacement, bulkPlacement: bulkPlacement),
       counters: counters, isReturn: isReturn)
     outgoing = try Mailbox(capacity: UrgentServer.outgoingCapacity)

@@ -87,6 +87,7 @@ extension SourceSession {
         hasPayloadChecksums: !arrival.connection.isSealed, counters: counters,
         isReturn: arrival.hello.session != .none,
         heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds,
+        busyPollNanoseconds: configuration.busyPollNanoseconds,
         urgentPlacement: configuration.urgentPlacement,
         bulkPlacement: configuration.bulkPlacement)
       try answer(arrival.connection, welcome)

@@ -37,6 +37,8 @@ public struct SourceConfiguration: Sendable {
   public var limits: SourceLimits
   /// How long nothing may be heard of the destination until the link counts as lost.
   public var heartbeatBudgetNanoseconds: UInt64
+  /// How long the thread that answers demands looks for the next one before it sleeps, at most.
+  public var busyPollNanoseconds = BusyPollWindow.usualMaximumNanoseconds
   /// Where the urgent thread runs.
   public var urgentPlacement: ThreadPlacement
   /// Where the bulk threads run.

@@ -36,6 +36,9 @@ struct UrgentServer: ~Copyable {
   private var received: PageBuffer
   private var filled = 0
   private var monitor: LinkMonitor
+  private var busyPoll: BusyPollWindow
+  /// On how many processors our threads find room, as long as nobody else needs them.
+  private let processorCount: Int
 
   init(
     _ context: SourceContext, _ connection: Connection, outgoing: Mailbox<OutgoingMessage>,
@@ -54,6 +57,11 @@ struct UrgentServer: ~Copyable {
     monitor = LinkMonitor(
       budgetNanoseconds: context.options.heartbeatBudgetNanoseconds, now: MonotonicClock.now(),
       firstWordNanoseconds: LinkMonitor.setupNanoseconds)
+    busyPoll = BusyPollWindow(maximumNanoseconds: context.options.busyPollNanoseconds)
+    let processor = context.options.urgentPlacement.processor
+    processorCount =
+      processor != nil && processor == context.options.bulkPlacement.processor
+      ? 1 : HostProcessors.allowedCount()
   }
 
   /// The thread's life: until `stop` or `cut` is taken out of the queue.
@@ -115,12 +123,34 @@ struct UrgentServer: ~Copyable {
     }
   }
 
-  private func waitForWork() throws(LinkFailure) -> Connection.Wakeup {
+  private mutating func waitForWork() throws(LinkFailure) -> Connection.Wakeup {
+    let start = MonotonicClock.now()
     do throws(ConnectionError) {
-      return try connection.waitReadable(or: outgoing.readiness, until: monitor.nextTick)
+      var wakeup = try lookForWork(from: start)
+      if wakeup == .deadline {
+        wakeup = try connection.waitReadable(or: outgoing.readiness, until: monitor.nextTick)
+      }
+      if wakeup == .readable {
+        busyPoll.note(waitedNanoseconds: MonotonicClock.now().nanoseconds(since: start))
+      }
+      return wakeup
     } catch {
       throw .connection(error)
     }
+  }
+
+  /// Looks without sleeping, for as long as that is worth it, unless a thread that pushes may need
+  /// the processor: this one goes before it.
+  private func lookForWork(from start: Instant) throws(ConnectionError) -> Connection.Wakeup {
+    guard busyPoll.nanoseconds > 0, processorCount > context.busyBulkCount else {
+      return .deadline
+    }
+    let end = start.advanced(byNanoseconds: busyPoll.nanoseconds)
+    repeat {
+      let wakeup = try connection.waitReadable(or: outgoing.readiness, until: start)
+      if wakeup != .deadline { return wakeup }
+    } while MonotonicClock.now() < end
+    return .deadline
   }
 
   /// After a loss the control thread may still have a last word for the peer; it may get through.
@@ -240,7 +270,6 @@ struct UrgentServer: ~Copyable {
     }
     context.counters.claimed(pageCount: claimed)
     guard try load(header.run, countingPoison: claimed > 0) else { return }
-    if !context.hints.post(header.run) { context.counters.droppedHint() }
     let limit = now.advanced(byNanoseconds: Self.sendLimitNanoseconds)
     var page = 0
     while page < loader.pageCount {
@@ -250,6 +279,7 @@ struct UrgentServer: ~Copyable {
       try transmit(loader.bytes(frame), hasMore: page < loader.pageCount, until: limit)
       context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, for: .demand)
     }
+    if !context.hints.post(header.run) { context.counters.droppedHint() }
     context.counters.answered(serviceNanoseconds: MonotonicClock.now().nanoseconds(since: now))
   }
 

@@ -13,29 +13,11 @@ struct CgroupMemory: Hashable, Sendable {
   /// The tightest limit over a process, nil when there is none. Reads version 2, version 1, and
   /// hosts that have both.
   static func tightest(ofPID pid: Int32?, files: HostFiles) -> CgroupMemory? {
-    let process = pid.map(String.init) ?? "self"
-    guard let text = files.text("/proc/\(process)/cgroup") else { return nil }
     var tightest: CgroupMemory?
-    for line in text.split(separator: "\n") {
-      let fields = line.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
-      guard fields.count == 3 else { continue }
-      let bases: [String]
-      let names: Names
-      if fields[0] == "0" {
-        bases = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-        names = .version2
-      } else if fields[1].split(separator: ",").contains("memory") {
-        bases = ["/sys/fs/cgroup/memory"]
-        names = .version1
-      } else {
-        continue
-      }
-      for base in bases {
-        for path in ancestors(of: String(fields[2])) {
-          guard let group = read(base + path, names, files) else { continue }
-          if group.availableByteCount < tightest?.availableByteCount ?? .max { tightest = group }
-        }
-      }
+    for group in ControlGroup.all(ofPID: pid, controller: "memory", files: files) {
+      let names = group.isVersion2 ? Names.version2 : .version1
+      guard let found = read(group.path, names, files) else { continue }
+      if found.availableByteCount < tightest?.availableByteCount ?? .max { tightest = found }
     }
     return tightest
   }
@@ -64,16 +46,5 @@ struct CgroupMemory: Hashable, Sendable {
     let firm = usage - min(usage, droppable)
     return CgroupMemory(
       path: path, limitByteCount: limit, availableByteCount: limit - min(limit, firm))
-  }
-
-  /// "/a/b", "/a" and "". A path that leads out of our namespace ("/../x") names nothing here.
-  private static func ancestors(of path: String) -> [String] {
-    var paths: [String] = []
-    var parts = path.split(separator: "/")
-    while !parts.isEmpty {
-      paths.append("/" + parts.joined(separator: "/"))
-      parts.removeLast()
-    }
-    return paths + [""]
   }
 }

@@ -127,6 +127,15 @@ struct SendCommand: ParsableCommand {
       valueName: "bytes per second"))
   var bandwidthLimit: UInt64?
 
+  @Option(
+    help: ArgumentHelp(
+      "How long the thread that answers demands looks for the next one before it sleeps, at most.",
+      discussion: """
+        It looks only while demands follow each other faster than that and a processor is left \
+        over. 0: it always sleeps. Default: 200, or 0 where a control group bounds processor time.
+        """, valueName: "microseconds"))
+  var busyPoll: UInt64?
+
   @Option(help: ArgumentHelp("Processor for the thread that answers demands.", valueName: "cpu"))
   var urgentCPU: Int?
 
@@ -135,6 +144,8 @@ struct SendCommand: ParsableCommand {
 
   /// A day: whoever means more means no limit.
   private static let longestMilliseconds: UInt64 = 86_400_000
+  /// A link whose round trip takes longer is better waited for asleep.
+  private static let longestBusyPollMicroseconds: UInt64 = 10_000
   /// From one small page a second to more than any network carries.
   private static let bandwidthLimits: ClosedRange<UInt64> = 4096...1_000_000_000_000
 
@@ -147,6 +158,10 @@ struct SendCommand: ParsableCommand {
       throw ValidationError(
         "--bandwidth-limit must be \(Self.bandwidthLimits.lowerBound) to "
           + "\(Self.bandwidthLimits.upperBound) bytes per second; leave it out for no limit")
+    }
+    if let busyPoll, busyPoll > Self.longestBusyPollMicroseconds {
+      throw ValidationError(
+        "--busy-poll must be at most \(Self.longestBusyPollMicroseconds) microseconds")
     }
     if maxRounds == 0 { throw ValidationError("--max-rounds must be 1 or more") }
     if atLimit != nil, mode != .preCopy {
@@ -257,6 +272,11 @@ struct SendCommand: ParsableCommand {
     configuration.bulkBytesPerSecond = bandwidthLimit
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
+    if let busyPoll {
+      configuration.busyPollNanoseconds = busyPoll * 1000
+    } else if CgroupProcessorTime.isBounded {
+      configuration.busyPollNanoseconds = 0
+    }
     configuration.urgentPlacement.processor = urgentCPU
     configuration.bulkPlacement.processor = bulkCPU
     configuration.limits.handOverNanoseconds = handOverNanoseconds

@@ -91,7 +91,7 @@ final class TestMigration: Sendable {
     prefetch: PrefetchKind? = .bubbling, over text: String = "unix:", isReturn: Bool = false,
     bulkBytesPerSecond: UInt64? = nil,
     // A played destination sends no heartbeats.
-    heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000
+    heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000, busyPollNanoseconds: UInt64 = 0
   ) throws {
     let layout = layout ?? backing.naturalLayout
     self.layout = layout
@@ -100,7 +100,8 @@ final class TestMigration: Sendable {
     let plane = try SourceDataPlane(
       backing: backing, layout: layout, session: testSession, prefetch: prefetch,
       bulkBytesPerSecond: bulkBytesPerSecond, isReturn: isReturn,
-      heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds)
+      heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
+      busyPollNanoseconds: busyPollNanoseconds)
     self.plane = plane
     let listener = try Listener(
       text == "unix:" ? .unix(path: temporaryPath("sock")) : Endpoint(parsing: text))

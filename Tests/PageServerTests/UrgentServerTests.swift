@@ -46,6 +46,31 @@ import Wire
     #expect(counters.urgentByteCount == 64 * 32 + 32 * 4096)
   }
 
+  /// Whether the thread looks for the next request or sleeps, what has to be said is said in
+  /// between, and its end is not put off.
+  @Test func aThreadThatLooksForRequestsHearsAllElse() throws {
+    let memory = try Self.mixedMemory()
+    let migration = try TestMigration(
+      try memory.open(), prefetch: nil, busyPollNanoseconds: 10_000_000_000)
+    try migration.beginServing()
+    for round in 0..<20 {
+      for page in 0..<64 {
+        let sequence = UInt32(round * 64 + page)
+        try migration.urgent.request(page, sequence: sequence)
+        let frame = try migration.urgent.receive()
+        #expect(frame.header.sequence == sequence)
+        if page % 4 < 2 { #expect(frame.payload == TestMemory.content(page)) }
+      }
+      #expect(migration.plane.send(.ping(sequence: UInt64(round))))
+      #expect(try migration.urgent.receiveControl() == .ping(sequence: UInt64(round)))
+      try migration.urgent.send(.ping(sequence: UInt64(round)))
+      #expect(try migration.urgent.receiveControl() == .pong(sequence: UInt64(round)))
+    }
+    #expect(migration.plane.counts().requestCount == 20 * 64)
+    migration.plane.cut()
+    #expect(throws: ConnectionError.self) { _ = try migration.urgent.receive() }
+  }
+
   @Test func aRunIsAnsweredInSegmentsOfOneKind() throws {
     let memory = try Self.mixedMemory()
     let migration = try TestMigration(try memory.open())

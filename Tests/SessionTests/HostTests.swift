@@ -112,6 +112,23 @@ struct HostTests {
     #expect(tightest.path.hasSuffix("/u"))
   }
 
+  @Test("Processor time is bounded where one group on the way up bounds it")
+  func processorTime() throws {
+    let scratch = try ScratchDirectory()
+    let files = HostFiles(root: scratch.path)
+    #expect(!CgroupProcessorTime.isBounded(files: files))
+    try scratch.write("2:cpu,cpuacct:/a/b\n0::/u/v\n", to: "proc/self/cgroup")
+    try scratch.write("max 100000\n", to: "sys/fs/cgroup/u/v/cpu.max")
+    try scratch.write("-1\n", to: "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us")
+    #expect(!CgroupProcessorTime.isBounded(files: files))
+    try scratch.write("150000 100000\n", to: "sys/fs/cgroup/u/cpu.max")
+    #expect(CgroupProcessorTime.isBounded(files: files))
+    try scratch.write("max 100000\n", to: "sys/fs/cgroup/u/cpu.max")
+    #expect(!CgroupProcessorTime.isBounded(files: files))
+    try scratch.write("50000\n", to: "sys/fs/cgroup/cpu/a/b/cpu.cfs_quota_us")
+    #expect(CgroupProcessorTime.isBounded(files: files))
+  }
+
   @Test("Facts are read from the kernel's files")
   func files() throws {
     let scratch = try ScratchDirectory()

@@ -41,6 +41,8 @@ int clinux_pidfd_send_signal(int pidfd, int signal_number);
 int clinux_kcmp_file(pid_t pid1, pid_t pid2, unsigned long fd1, unsigned long fd2);
 /// Pins the calling thread to one processor. 0 or -1 with errno.
 int clinux_pin_current_thread(unsigned int cpu);
+/// On how many processors the calling thread may run; -1 with errno.
+int clinux_allowed_processor_count(void);
 int clinux_open(const char *path, int flags, mode_t mode);
 int clinux_fcntl_int(int fd, int command, int argument);
 int clinux_memfd_create(const char *name, unsigned int flags);
