@@ -105,9 +105,9 @@ final class SourceContext: Sendable {
   /// How many bulk connections there are.
   var bulkCount: Int { bulkWakes.withLock { $0.count } }
 
-  /// How many bulk threads have work, as far as anybody else can tell; none is waited for.
+  /// How many bulk threads have work, or will have; none is waited for.
   var busyBulkCount: Int {
-    guard pushing else { return 0 }
+    guard options.prefetch != nil else { return 0 }
     return attachedCount.load(ordering: .relaxed) - finishedCount.load(ordering: .relaxed)
   }
 

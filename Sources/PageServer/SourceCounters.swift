@@ -10,7 +10,7 @@ public final class SourceCounters: Sendable {
 
   private enum Counter: Int, CaseIterable {
     case demandedData, demandedZero, pushedData, pushedZero, poisoned, absent
-    case claimed, urgentBytes, bulkBytes, requests, hintsDropped, creditWaits
+    case claimed, urgentBytes, bulkBytes, requests, hintsDropped, creditWaits, metAwake
     case seededData, seededZero
   }
 
@@ -23,22 +23,24 @@ public final class SourceCounters: Sendable {
 
   /// The counters now; each is exact, together they may be a moment apart.
   public func counts() -> SourceCounts {
-    SourceCounts(
-      demandedDataPageCount: value(.demandedData),
-      demandedZeroPageCount: value(.demandedZero),
-      pushedDataPageCount: value(.pushedData),
-      pushedZeroPageCount: value(.pushedZero),
-      seededDataPageCount: value(.seededData),
-      seededZeroPageCount: value(.seededZero),
-      poisonedPageCount: value(.poisoned),
-      absentPageCount: value(.absent),
-      settledPageCount: value(.claimed),
-      urgentByteCount: value(.urgentBytes),
-      bulkByteCount: value(.bulkBytes),
-      requestCount: value(.requests),
-      hintsDroppedCount: value(.hintsDropped),
-      creditWaitCount: value(.creditWaits),
-      serviceTimeBuckets: serviceTimes.values())
+    var counts = SourceCounts()
+    counts.demandedDataPageCount = value(.demandedData)
+    counts.demandedZeroPageCount = value(.demandedZero)
+    counts.pushedDataPageCount = value(.pushedData)
+    counts.pushedZeroPageCount = value(.pushedZero)
+    counts.seededDataPageCount = value(.seededData)
+    counts.seededZeroPageCount = value(.seededZero)
+    counts.poisonedPageCount = value(.poisoned)
+    counts.absentPageCount = value(.absent)
+    counts.settledPageCount = value(.claimed)
+    counts.urgentByteCount = value(.urgentBytes)
+    counts.bulkByteCount = value(.bulkBytes)
+    counts.requestCount = value(.requests)
+    counts.metAwakeCount = value(.metAwake)
+    counts.hintsDroppedCount = value(.hintsDropped)
+    counts.creditWaitCount = value(.creditWaits)
+    counts.serviceTimeBuckets = serviceTimes.values()
+    return counts
   }
 
   /// The shortest round trip of a heartbeat; nil before the first.
@@ -86,6 +88,7 @@ extension SourceCounters {
   func sentUrgent(byteCount: Int) { add(byteCount, to: .urgentBytes) }
   func sentBulk(byteCount: Int) { add(byteCount, to: .bulkBytes) }
   func toldAbsent(pageCount: Int) { add(pageCount, to: .absent) }
+  func metAwake() { add(1, to: .metAwake) }
   func droppedHint() { add(1, to: .hintsDropped) }
   func waitedForCredit() { add(1, to: .creditWaits) }
 

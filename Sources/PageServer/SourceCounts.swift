@@ -24,6 +24,8 @@ public struct SourceCounts: Hashable, Sendable {
   public var bulkByteCount: UInt64 = 0
   /// Requests answered.
   public var requestCount: UInt64 = 0
+  /// Those of them that were met by a thread that was looking for them.
+  public var metAwakeCount: UInt64 = 0
   /// Demands that the push did not learn of because it was busy. Costs order, never a page.
   public var hintsDroppedCount: UInt64 = 0
   /// Times that a push had to wait for credit: the destination installs more slowly than we send.
@@ -33,29 +35,4 @@ public struct SourceCounts: Hashable, Sendable {
 
   /// Nothing done yet.
   public init() {}
-
-  init(
-    demandedDataPageCount: UInt64, demandedZeroPageCount: UInt64, pushedDataPageCount: UInt64,
-    pushedZeroPageCount: UInt64, seededDataPageCount: UInt64, seededZeroPageCount: UInt64,
-    poisonedPageCount: UInt64, absentPageCount: UInt64, settledPageCount: UInt64,
-    urgentByteCount: UInt64, bulkByteCount: UInt64,
-    requestCount: UInt64, hintsDroppedCount: UInt64, creditWaitCount: UInt64,
-    serviceTimeBuckets: [UInt64]
-  ) {
-    self.demandedDataPageCount = demandedDataPageCount
-    self.demandedZeroPageCount = demandedZeroPageCount
-    self.pushedDataPageCount = pushedDataPageCount
-    self.pushedZeroPageCount = pushedZeroPageCount
-    self.seededDataPageCount = seededDataPageCount
-    self.seededZeroPageCount = seededZeroPageCount
-    self.poisonedPageCount = poisonedPageCount
-    self.absentPageCount = absentPageCount
-    self.settledPageCount = settledPageCount
-    self.urgentByteCount = urgentByteCount
-    self.bulkByteCount = bulkByteCount
-    self.requestCount = requestCount
-    self.hintsDroppedCount = hintsDroppedCount
-    self.creditWaitCount = creditWaitCount
-    self.serviceTimeBuckets = serviceTimeBuckets
-  }
 }

@@ -13,8 +13,19 @@ struct SourceOptions: Sendable {
   var hasPayloadChecksums: Bool
   var heartbeatBudgetNanoseconds: UInt64
   var busyPollNanoseconds: UInt64
+  var hostHasRoom: @Sendable () -> Bool
   var urgentPlacement: ThreadPlacement
   var bulkPlacement: ThreadPlacement
+}
+
+extension SourceOptions {
+  /// For how many of our threads there are processors, as far as their places tell.
+  var processorCount: Int {
+    let urgent = urgentPlacement.processor
+    guard let bulk = bulkPlacement.processor else { return HostProcessors.allowedCount() }
+    // Whoever may run anywhere may find itself on theirs, where they cannot go away.
+    return urgent == nil || urgent == bulk ? 1 : Int.max
+  }
 }
 
 /// The source's data path for one link of a session: one urgent thread and one thread for each bulk
@@ -64,6 +75,7 @@ public final class SourceDataPlane: Sendable {
   ///   - heartbeatBudgetNanoseconds: how long nothing may be heard of the destination.
   ///   - busyPollNanoseconds: how long the urgent thread looks for the next request before it
   ///     sleeps, at most.
+  ///   - hostHasRoom: whether the host has a processor that nobody else wants.
   ///   - urgentPlacement: where the urgent thread runs.
   ///   - bulkPlacement: where the bulk threads run.
   public init(
@@ -73,6 +85,7 @@ public final class SourceDataPlane: Sendable {
     isReturn: Bool = false,
     heartbeatBudgetNanoseconds: UInt64 = LinkMonitor.defaultBudgetNanoseconds,
     busyPollNanoseconds: UInt64 = 0,
+    hostHasRoom: @escaping @Sendable () -> Bool = HostProcessors.haveRoom,
     urgentPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
     bulkPlacement: ThreadPlacement = ThreadPlacement()
   ) throws(SystemError) {
@@ -82,7 +95,7 @@ public final class SourceDataPlane: Sendable {
         prefetch: prefetch, bulkBytesPerSecond: bulkBytesPerSecond,
         hasPayloadChecksums: hasPayloadChecksums,
         heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
-        busyPollNanoseconds: busyPollNanoseconds,
+        busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,
         urgentPlacement: urgentPlacement, bulkPlacement: bulkPlacement),
       counters: counters, isReturn: isReturn)
     outgoing = try Mailbox(capacity: UrgentServer.outgoingCapacity)

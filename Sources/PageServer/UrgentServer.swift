@@ -37,8 +37,10 @@ struct UrgentServer: ~Copyable {
   private var filled = 0
   private var monitor: LinkMonitor
   private var busyPoll: BusyPollWindow
-  /// On how many processors our threads find room, as long as nobody else needs them.
   private let processorCount: Int
+  /// When the last request was answered.
+  private var lastAnswer: Instant
+  private var isLooking = false
 
   init(
     _ context: SourceContext, _ connection: Connection, outgoing: Mailbox<OutgoingMessage>,
@@ -58,10 +60,8 @@ struct UrgentServer: ~Copyable {
       budgetNanoseconds: context.options.heartbeatBudgetNanoseconds, now: MonotonicClock.now(),
       firstWordNanoseconds: LinkMonitor.setupNanoseconds)
     busyPoll = BusyPollWindow(maximumNanoseconds: context.options.busyPollNanoseconds)
-    let processor = context.options.urgentPlacement.processor
-    processorCount =
-      processor != nil && processor == context.options.bulkPlacement.processor
-      ? 1 : HostProcessors.allowedCount()
+    processorCount = context.options.processorCount
+    lastAnswer = MonotonicClock.now()
   }
 
   /// The thread's life: until `stop` or `cut` is taken out of the queue.
@@ -124,15 +124,14 @@ struct UrgentServer: ~Copyable {
   }
 
   private mutating func waitForWork() throws(LinkFailure) -> Connection.Wakeup {
-    let start = MonotonicClock.now()
     do throws(ConnectionError) {
-      var wakeup = try lookForWork(from: start)
-      if wakeup == .deadline {
-        wakeup = try connection.waitReadable(or: outgoing.readiness, until: monitor.nextTick)
-      }
-      if wakeup == .readable {
-        busyPoll.note(waitedNanoseconds: MonotonicClock.now().nanoseconds(since: start))
-      }
+      let start = MonotonicClock.now()
+      let found = try lookForWork(from: start)
+      isLooking = found == .readable
+      guard found == .deadline else { return found }
+      let asleep = MonotonicClock.now()
+      let wakeup = try connection.waitReadable(or: outgoing.readiness, until: monitor.nextTick)
+      busyPoll.note(sleptNanoseconds: MonotonicClock.now().nanoseconds(since: asleep))
       return wakeup
     } catch {
       throw .connection(error)
@@ -141,12 +140,17 @@ struct UrgentServer: ~Copyable {
 
   /// Looks without sleeping, for as long as that is worth it, unless a thread that pushes may need
   /// the processor: this one goes before it.
-  private func lookForWork(from start: Instant) throws(ConnectionError) -> Connection.Wakeup {
-    guard busyPoll.nanoseconds > 0, processorCount > context.busyBulkCount else {
-      return .deadline
+  private mutating func lookForWork(
+    from start: Instant
+  ) throws(ConnectionError) -> Connection.Wakeup {
+    if busyPoll.needsPeriod(at: start) {
+      busyPoll.beginPeriod(at: start, hasRoom: context.options.hostHasRoom())
     }
-    let end = start.advanced(byNanoseconds: busyPoll.nanoseconds)
+    let nanoseconds = busyPoll.lookNanoseconds(at: start)
+    guard nanoseconds > 0, processorCount > context.busyBulkCount else { return .deadline }
+    let end = min(start.advanced(byNanoseconds: nanoseconds), monitor.nextTick)
     repeat {
+      // A deadline that has passed: it looks, and that is all.
       let wakeup = try connection.waitReadable(or: outgoing.readiness, until: start)
       if wakeup != .deadline { return wakeup }
     } while MonotonicClock.now() < end
@@ -201,15 +205,25 @@ struct UrgentServer: ~Copyable {
     monitor.heard(at: now)
     filled += count
     var start = 0
+    var hasRequest = false
     while let header = try nextFrame(from: start) {
       try handle(header, at: start, now)
       start += header.frameByteCount
+      if header.type == .request { hasRequest = true }
     }
+    if hasRequest { noteAnswered(requestAt: now) }
     if start > 0 {
       received.moveToFront(start..<filled)
       filled -= start
     }
     return true
+  }
+
+  /// A request that came at that moment, or several, is answered.
+  private mutating func noteAnswered(requestAt now: Instant) {
+    busyPoll.note(waitedNanoseconds: now.nanoseconds(since: lastAnswer))
+    lastAnswer = MonotonicClock.now()
+    if isLooking { context.counters.metAwake() }
   }
 
   private func nextFrame(from start: Int) throws(LinkFailure) -> FrameHeader? {

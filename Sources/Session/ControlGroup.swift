@@ -19,7 +19,8 @@ struct ControlGroup: Hashable, Sendable {
       if isVersion2 {
         bases = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
       } else if fields[1].split(separator: ",").contains(Substring(controller)) {
-        bases = ["/sys/fs/cgroup/\(controller)"]
+        // Controllers that are mounted together have links with their own names, mostly.
+        bases = Set([controller, String(fields[1])]).sorted().map { "/sys/fs/cgroup/\($0)" }
       } else {
         continue
       }

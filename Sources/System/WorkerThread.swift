@@ -17,12 +17,6 @@ public struct ThreadPlacement: Sendable, Hashable {
   }
 }
 
-/// The processors of this host.
-public enum HostProcessors {
-  /// On how many the calling thread may run; 1 where that cannot be told.
-  public static func allowedCount() -> Int { max(1, Int(clinux_allowed_processor_count())) }
-}
-
 /// A thread of our own that must be joined exactly once.
 public struct WorkerThread: ~Copyable, Sendable {
   private let handle: pthread_t

@@ -165,7 +165,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
   }
 
   /// Receives once, at least one byte and at most the range. It waits first and looks then: who
-  /// queues a receive has just taken what was there.
+  /// queues a receive has mostly just taken what was there.
   public mutating func receive(
     from descriptor: Int32, into range: Range<Int>, tag: RingTag
   ) throws(RingError) {

@@ -131,8 +131,9 @@ struct SendCommand: ParsableCommand {
     help: ArgumentHelp(
       "How long the thread that answers demands looks for the next one before it sleeps, at most.",
       discussion: """
-        It looks only while demands follow each other faster than that and a processor is left \
-        over. 0: it always sleeps. Default: 200, or 0 where a control group bounds processor time.
+        0 to 10000; with 0 it always sleeps. It looks only while demands follow each other faster \
+        than that and the host has a processor left over, and sleeps a fifth of the time. Default: \
+        200, or 0 where a control group bounds processor time.
         """, valueName: "microseconds"))
   var busyPoll: UInt64?
 

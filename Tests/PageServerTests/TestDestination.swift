@@ -91,7 +91,9 @@ final class TestMigration: Sendable {
     prefetch: PrefetchKind? = .bubbling, over text: String = "unix:", isReturn: Bool = false,
     bulkBytesPerSecond: UInt64? = nil,
     // A played destination sends no heartbeats.
-    heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000, busyPollNanoseconds: UInt64 = 0
+    heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000, busyPollNanoseconds: UInt64 = 0,
+    hostHasRoom: @escaping @Sendable () -> Bool = HostProcessors.haveRoom,
+    bulkProcessor: Int? = nil
   ) throws {
     let layout = layout ?? backing.naturalLayout
     self.layout = layout
@@ -101,7 +103,8 @@ final class TestMigration: Sendable {
       backing: backing, layout: layout, session: testSession, prefetch: prefetch,
       bulkBytesPerSecond: bulkBytesPerSecond, isReturn: isReturn,
       heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
-      busyPollNanoseconds: busyPollNanoseconds)
+      busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,
+      bulkPlacement: ThreadPlacement(processor: bulkProcessor))
     self.plane = plane
     let listener = try Listener(
       text == "unix:" ? .unix(path: temporaryPath("sock")) : Endpoint(parsing: text))

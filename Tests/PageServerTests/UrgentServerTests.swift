@@ -1,5 +1,6 @@
 import Codec
 import Pages
+import Prefetch
 import System
 import Testing
 import Uring
@@ -46,29 +47,64 @@ import Wire
     #expect(counters.urgentByteCount == 64 * 32 + 32 * 4096)
   }
 
-  /// Whether the thread looks for the next request or sleeps, what has to be said is said in
-  /// between, and its end is not put off.
+  /// While the thread looks for requests, what has to be said is said in between, and its end is
+  /// not put off.
   @Test func aThreadThatLooksForRequestsHearsAllElse() throws {
     let memory = try Self.mixedMemory()
     let migration = try TestMigration(
-      try memory.open(), prefetch: nil, busyPollNanoseconds: 10_000_000_000)
+      try memory.open(), prefetch: nil, busyPollNanoseconds: 10_000_000_000, hostHasRoom: { true })
     try migration.beginServing()
-    for round in 0..<20 {
+    var round: UInt64 = 0
+    // As often as it takes until the window is long enough for this machine.
+    while migration.plane.counts().metAwakeCount < 1000 {
       for page in 0..<64 {
-        let sequence = UInt32(round * 64 + page)
-        try migration.urgent.request(page, sequence: sequence)
+        try migration.urgent.request(page, sequence: UInt32(page))
         let frame = try migration.urgent.receive()
-        #expect(frame.header.sequence == sequence)
+        #expect(frame.header.sequence == UInt32(page))
         if page % 4 < 2 { #expect(frame.payload == TestMemory.content(page)) }
       }
-      #expect(migration.plane.send(.ping(sequence: UInt64(round))))
-      #expect(try migration.urgent.receiveControl() == .ping(sequence: UInt64(round)))
-      try migration.urgent.send(.ping(sequence: UInt64(round)))
-      #expect(try migration.urgent.receiveControl() == .pong(sequence: UInt64(round)))
+      #expect(migration.plane.send(.ping(sequence: round)))
+      #expect(try migration.urgent.receiveControl() == .ping(sequence: round))
+      try migration.urgent.send(.ping(sequence: round))
+      #expect(try migration.urgent.receiveControl() == .pong(sequence: round))
+      round += 1
     }
-    #expect(migration.plane.counts().requestCount == 20 * 64)
+    #expect(migration.plane.counts().requestCount == 64 * round)
     migration.plane.cut()
     #expect(throws: ConnectionError.self) { _ = try migration.urgent.receive() }
+  }
+
+  @Test(arguments: [(0, true, false), (1_000_000_000, false, false), (1_000_000_000, true, true)])
+  func nobodyLooksForRequestsWhereItIsOfNoUse(
+    _ nanoseconds: UInt64, hasRoom: Bool, isPushing: Bool
+  ) throws {
+    let memory = try Self.mixedMemory()
+    // One processor, as far as is known, and a thread that will push there.
+    let migration = try TestMigration(
+      try memory.open(), prefetch: isPushing ? .linear : nil, busyPollNanoseconds: nanoseconds,
+      hostHasRoom: { hasRoom }, bulkProcessor: 0)
+    try migration.beginServing()
+    for round in 0..<200 {
+      try migration.urgent.request(round % 64, sequence: UInt32(round))
+      #expect(try migration.urgent.receive().header.sequence == UInt32(round))
+    }
+    #expect(migration.plane.counts().metAwakeCount == 0)
+  }
+
+  @Test func processorsAreSharedAsFarAsThreadsMayMeetThere() {
+    func count(urgent: Int?, bulk: Int?) -> Int {
+      SourceOptions(
+        prefetch: nil, bulkBytesPerSecond: nil, hasPayloadChecksums: true,
+        heartbeatBudgetNanoseconds: 1_000_000_000, busyPollNanoseconds: 0, hostHasRoom: { true },
+        urgentPlacement: ThreadPlacement(processor: urgent, isUrgent: true),
+        bulkPlacement: ThreadPlacement(processor: bulk)
+      ).processorCount
+    }
+    #expect(count(urgent: nil, bulk: nil) == HostProcessors.allowedCount())
+    #expect(count(urgent: 1, bulk: nil) == HostProcessors.allowedCount())
+    #expect(count(urgent: 1, bulk: 1) == 1)
+    #expect(count(urgent: nil, bulk: 1) == 1)
+    #expect(count(urgent: 1, bulk: 0) == Int.max)
   }
 
   @Test func aRunIsAnsweredInSegmentsOfOneKind() throws {

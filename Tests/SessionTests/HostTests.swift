@@ -125,7 +125,7 @@ struct HostTests {
     #expect(CgroupProcessorTime.isBounded(files: files))
     try scratch.write("max 100000\n", to: "sys/fs/cgroup/u/cpu.max")
     #expect(!CgroupProcessorTime.isBounded(files: files))
-    try scratch.write("50000\n", to: "sys/fs/cgroup/cpu/a/b/cpu.cfs_quota_us")
+    try scratch.write("50000\n", to: "sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_quota_us")
     #expect(CgroupProcessorTime.isBounded(files: files))
   }
 

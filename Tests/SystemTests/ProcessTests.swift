@@ -54,6 +54,16 @@ struct ProcessTests {
     #expect(SessionSignal.allCases.map(\.rawValue) == [SIGHUP, SIGINT, SIGTERM])
   }
 
+  @Test("A host has room while no more threads want to run than it has processors")
+  func processors() {
+    #expect(HostProcessors.haveRoom(loadAverage: "0.20 0.18 0.12 2/80 11206", onlineCount: 2))
+    #expect(!HostProcessors.haveRoom(loadAverage: "0.20 0.18 0.12 3/80 11206", onlineCount: 2))
+    #expect(HostProcessors.haveRoom(loadAverage: nil, onlineCount: 2))
+    #expect(HostProcessors.haveRoom(loadAverage: "what", onlineCount: 2))
+    let allowed = HostProcessors.allowedCount()
+    #expect(allowed >= 1 && allowed <= sysconf(Int32(_SC_NPROCESSORS_CONF)))
+  }
+
   @Test("Times of day are UTC, over leap days and centuries")
   func timestamps() {
     let rows: [(Int64, String)] = [

@@ -38,8 +38,11 @@ import Testing
         let opened = try ring.open(sealed, into: room, of: connection)
         filled += opened.byteCount
         sealed = sealed.lowerBound + opened.sealedByteCount..<sealed.upperBound
-        if filled == count { break }
-        if opened.byteCount > 0 { continue }
+        if filled == count {
+          #expect(opened.mayHaveMore, "there was no more room to find out")
+          break
+        }
+        if opened.mayHaveMore { continue }
         #expect(sealed.isEmpty)
         try ring.receive(
           from: connection.rawDescriptor, into: Self.sealedIn, tag: Self.tag)

@@ -93,7 +93,7 @@ struct FaultLatency: ParsableCommand {
   }
 
   /// Decides on it, and tells what figures come with.
-  private func sleepOfProcessors() throws(SystemError) -> String {
+  private func sleepOfProcessors() throws -> String {
     guard keepAwake else { return "idle processors sleep" }
     try ProcessorSleep.prevent()
     return "idle processors are kept awake"
