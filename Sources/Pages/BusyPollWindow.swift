@@ -9,8 +9,8 @@
 ///
 /// A thread that goes before others must not keep its processor for itself, and the kernel sees to
 /// that badly: one with a real-time priority that never sleeps is stopped for 50 ms in every second
-/// (sched_rt_runtime_us), and a fault then waits as long. So of every tenth of a second a fifth must
-/// have been slept; else there is no looking for the rest of it.
+/// (sched_rt_runtime_us), and a fault then waits as long. So of every tenth of a second a fifth is
+/// slept; else there is no looking for the rest of it.
 public struct BusyPollWindow: Hashable, Sendable {
   /// KVM's bound. Whoever waits longer than that for the next one has nobody who is in a hurry.
   public static let usualMaximumNanoseconds: UInt64 = 200_000

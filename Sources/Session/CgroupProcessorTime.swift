@@ -1,7 +1,8 @@
 /// Whether the control groups of this process bound the processor time that it may use. Then what
 /// one thread spends without need the others lack, at once and for the rest of a period.
 public enum CgroupProcessorTime {
-  /// Whether a group that this process can see has a bound (cpu.max, or cpu.cfs_quota_us in version 1).
+  /// Whether a group that this process can see has a bound (cpu.max, in version 1
+  /// cpu.cfs_quota_us).
   public static var isBounded: Bool { isBounded(files: HostFiles()) }
 
   static func isBounded(files: HostFiles) -> Bool {
