@@ -14,34 +14,36 @@ typealias OrderAddress = @Sendable (OrderRequest) -> Bool
 /// A session of a snapshot on a thread of its own, as a worker runs it.
 final class RunningSession {
   let result: Lock<Result<SourceResult, any Error>?>
-  /// Why clients were sent away.
-  let refusals: Mailbox<Refusal>
   private let listening: Mailbox<OrderAddress>
+  private let address: Lock<OrderAddress?>
   private var thread: WorkerThread?
 
   init(_ configuration: SourceConfiguration) throws {
     let listening = try Mailbox<OrderAddress>(capacity: 1)
-    let refusals = try Mailbox<Refusal>(capacity: 16)
     let result = Lock<Result<SourceResult, any Error>?>(nil)
-    self.refusals = refusals
+    let address = Lock<OrderAddress?>(nil)
+    self.address = address
     self.listening = listening
     self.result = result
     thread = try WorkerThread(name: "session") {
-      let outcome = Result { try Self.run(configuration, listening, refusals) }
+      let outcome = Result { try Self.run(configuration, address, listening) }
       result.withLock { $0 = outcome }
     }
   }
 
-  deinit { thread.take()?.join() }
+  deinit {
+    guard let thread = thread.take() else { return }
+    // Its test has failed: nobody else ends it.
+    _ = address.withLock { $0 }?(OrderRequest(.abort) { _ in })
+    thread.join()
+  }
 
   private static func run(
-    _ configuration: SourceConfiguration, _ listening: Mailbox<OrderAddress>,
-    _ refusals: Mailbox<Refusal>
+    _ configuration: SourceConfiguration, _ address: Lock<OrderAddress?>,
+    _ listening: Mailbox<OrderAddress>
   ) throws -> SourceResult {
     let signals = try SignalSource()
-    let address = Lock<OrderAddress?>(nil)
     let session = try SourceSession(configuration) { note in
-      if case .refused(_, let refusal) = note { _ = refusals.post(refusal) }
       // What is asked from then on is asked of a running session.
       guard case .listening = note, let known = address.withLock({ $0 }) else { return }
       _ = listening.post(known)

@@ -104,6 +104,8 @@ final class TestMigration: Sendable {
       bulkBytesPerSecond: bulkBytesPerSecond, isReturn: isReturn,
       heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
       busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,
+      // Behind nobody and before nobody: other tests run beside it.
+      urgentPlacement: ThreadPlacement(),
       bulkPlacement: ThreadPlacement(processor: bulkProcessor))
     self.plane = plane
     let listener = try Listener(
