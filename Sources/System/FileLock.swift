@@ -20,6 +20,10 @@ public struct FileLock: ~Copyable, Sendable {
 
   private init(file: consuming OwnedDescriptor) { self.file = file }
 
+  /// The lock belongs to the open file, not to the descriptor: a child that is between its fork and
+  /// its exec has a copy of every descriptor, and would keep the lock until then (flock(2)).
+  deinit { _ = flock(file.rawValue, LOCK_UN) }
+
   /// Takes the lock of the file at `path`, made when missing, without waiting for it. `holder` is
   /// one line such as "pid 42". The file is never removed: removing it would let two hold it.
   public static func take(_ path: String, holder: String) throws(SystemError) -> Outcome {

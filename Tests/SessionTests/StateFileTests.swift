@@ -93,6 +93,30 @@ struct StateDirectoryTests {
     _ = try VMLock.take(vm: name, side: .source, in: directory)
   }
 
+  @Test("A lock is given back even while a child that starts has a copy of its descriptor")
+  func lockWithHeir() throws {
+    let scratch = try ScratchDirectory()
+    let directory = StateDirectory(statePath: scratch.path("s"), runPath: scratch.path("r"))
+    let name = try VMName("web1")
+    try directory.prepare(vm: name)
+    var heir: Int32 = -1
+    do {
+      let lock = try VMLock.take(vm: name, side: .source, in: directory)
+      let path = directory.lockPath(ofVM: name, side: .source)
+      let inode = try FileStatus.of(path: path).inode
+      heir =
+        (0..<Int32(4096)).first { descriptor in
+          var status = stat()
+          return unsafe fstat(descriptor, &status) == 0 && status.st_ino == inode
+            && status.st_size > 0
+        }.map { dup($0) } ?? -1
+      withExtendedLifetime(lock) {}
+    }
+    try #require(heir >= 0)
+    defer { close(heir) }
+    _ = try VMLock.take(vm: name, side: .source, in: directory)
+  }
+
   @Test("A session id is written and read like a UUID")
   func sessionID() throws {
     let text = "01234567-89ab-cdef-fedc-ba9876543210"
