@@ -94,13 +94,7 @@ struct BulkInstaller: ~Copyable {
     var encoder = ResidentMap.Encoder(session: plane.session)
     var position = 0
     while position < total, !isEnding {
-      var (pageCount, isResident) = plane.installer.residency(from: position)
-      // A look is bounded, a run is not: alike ones are told as one.
-      while position + pageCount < total, !isEnding {
-        let next = plane.installer.residency(from: position + pageCount)
-        guard next.isResident == isResident else { break }
-        pageCount += next.pageCount
-      }
+      let (pageCount, isResident) = plane.installer.residency(from: position)
       encoder.append(pageCount: pageCount, isResident: isResident)
       position += pageCount
       if encoder.isFull || position == total {

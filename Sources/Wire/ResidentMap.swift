@@ -21,7 +21,8 @@ public enum ResidentMap {
     private let session: UInt32
     private var payload: [UInt8] = []
     private var next: UInt64 = 0
-    private var isNextResident = false
+    /// What was added last and is not written yet: more of its kind may follow.
+    private var run: (pageCount: UInt64, isResident: Bool) = (0, false)
 
     /// A map that begins with the image's first page.
     public init(session: UInt32) {
@@ -30,29 +31,29 @@ public enum ResidentMap {
       begin()
     }
 
-    /// Whether another run might not fit: take the frame first.
+    /// Whether the run that was added last and another one might not fit: take the frame first.
     public var isFull: Bool {
       payload.count + 2 * ResidentMap.maximumRunByteCount
         > WireLimits.maximumResidentMapPayloadByteCount
     }
 
-    /// Adds the next pages of the image. The runs of a map alternate, but two of a kind may follow
-    /// each other at the border of two calls only if a frame was taken between them.
+    /// Adds the next pages of the image, however alike they are to those before them: pages are
+    /// installed while the map is made, so that two looks may find the same on both sides of their
+    /// border.
     public mutating func append(pageCount: Int, isResident: Bool) {
       invariant(pageCount > 0 && !isFull, "a run has pages and finds room")
-      if isResident != isNextResident {
-        invariant(isAtStart, "runs alternate inside a frame")
-        ResidentMap.append(0, to: &payload)
-        isNextResident.toggle()
+      if isResident != run.isResident {
+        endRun()
+        run = (0, isResident)
       }
-      ResidentMap.append(UInt64(pageCount), to: &payload)
+      run.pageCount += UInt64(pageCount)
       next += UInt64(pageCount)
-      isNextResident.toggle()
     }
 
     /// The frame with what was added since the last one; the encoder goes on behind it.
     public mutating func takeFrame(isLast: Bool) -> [UInt8] {
-      invariant(!isAtStart, "a resident map frame has a run")
+      invariant(run.pageCount > 0, "a resident map frame has a run")
+      endRun()
       var frame: [UInt8] = []
       FrameHeader.payload(.residentMap, isLast: isLast, session: session, payload.rawBytes)
         .appendEncoded(to: &frame)
@@ -61,12 +62,13 @@ public enum ResidentMap {
       return frame
     }
 
-    private var isAtStart: Bool { payload.count == WireLimits.residentMapFixedByteCount }
+    /// Writes the run. Only a frame that begins with resident pages has an empty one, its first.
+    private mutating func endRun() { ResidentMap.append(run.pageCount, to: &payload) }
 
     private mutating func begin() {
       payload.removeAll(keepingCapacity: true)
       payload.appendLittleEndian(next)
-      isNextResident = false
+      run = (0, false)
     }
   }
 

@@ -41,6 +41,18 @@ import Wire
     #expect(try decode(frames(runs), total: 300) == expected)
   }
 
+  /// A page that is installed between two looks makes two runs of one kind meet.
+  @Test func lookedAtInPiecesItIsTheSameMap() throws {
+    var encoder = ResidentMap.Encoder(session: Samples.shortID)
+    let looks = [(100, false), (60, false), (7, true), (3, true), (1, true), (129, false)]
+    for (pageCount, isResident) in looks {
+      encoder.append(pageCount: pageCount, isResident: isResident)
+    }
+    let frame = encoder.takeFrame(isLast: true)
+    #expect(frame == frames([160, 11, 129])[0])
+    #expect(try decode([frame], total: 300) == [160..<171])
+  }
+
   @Test func aMapOfManyFramesRoundTrips() throws {
     var random = SeededRandom(seed: 7)
     var runs: [Int] = []
