@@ -35,6 +35,8 @@ package struct EngineEnd {
 /// A running `page-server send` or `postcopyd receive`.
 package final class Engine {
   package let program: Program
+  /// Workers that a test has ended.
+  private var killedWorkers: Set<Int32> = []
 
   package init(_ name: String, _ arguments: [String], prefix: [String] = []) throws {
     program = try Program(name, prefix + [Binaries.path(name)] + arguments + ["--json", "-v"])
@@ -123,7 +125,21 @@ package final class Engine {
   }
 
   /// Ends the worker alone.
-  package func killWorker() throws { try ProcessHandle.open(pid: try workerPid).kill() }
+  package func killWorker() throws {
+    let pid = try workerPid
+    killedWorkers.insert(pid)
+    try ProcessHandle.open(pid: pid).kill()
+  }
+
+  /// A worker that dies is started again, and nothing is lost: so a bug of ours that ends one would
+  /// pass unseen.
+  private func expectNoOtherDeath() {
+    for text in texts where text.hasPrefix("the worker (pid ") && text.contains(") died: ") {
+      let pid = Int32(text.dropFirst(16).prefix { $0 != ")" })
+      guard pid.map({ !killedWorkers.contains($0) }) ?? true else { continue }
+      Issue.record("\(text), and nobody has killed it:\n\(program.transcript)")
+    }
+  }
 
   private var workerPid: Int32 {
     get throws {
@@ -143,6 +159,7 @@ package final class Engine {
   /// Waits for its end.
   package func end() throws -> EngineEnd {
     let ending = try program.end()
+    expectNoOtherDeath()
     let events = program.lines.compactMap(Self.event)
     let message = events.last { $0.event == "message" && ($0.text ?? "").contains("next:") }?.text
     return EngineEnd(
