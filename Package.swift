@@ -196,7 +196,7 @@ let package = Package(
         "CLinux", "Codec", "UFFD", "Migration", "Pages", "SessionTestWorker", "System",
         "Uring", "Wire",
       ]),
-    tests(of: "Reporting", ["Migration", "Pages", "System", "Wire"]),
+    tests(of: "Reporting", ["CLinux", "Migration", "Pages", "System", "Wire"]),
     tests(of: "VMM", ["CLinux", "Pages", "System", "microvm"]),
 
     // How both suites of whole programs start, watch and end them.

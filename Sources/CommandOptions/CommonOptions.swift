@@ -74,6 +74,16 @@ public struct CommonOptions: ParsableArguments {
   @Flag(help: "Print events and the report as JSON, one object a line, on standard output.")
   public var json = false
 
+  /// Where the course of the session is written.
+  @Option(
+    help: ArgumentHelp(
+      "Write what happens when to a file that ui.perfetto.dev opens.",
+      discussion: """
+        States, rounds, lost links, the hand-over's parts, rates. Each side has a file of its own; \
+        recover goes on with it.
+        """, valueName: "file"))
+  public var trace: String?
+
   /// More detail.
   @Flag(name: .shortAndLong, help: "Say more of what happens.")
   public var verbose = false
@@ -143,6 +153,22 @@ extension CommonOptions {
     return Console(
       vmName: vm, style: .ofThisProcess(isQuiet: quiet, isVerbose: verbose, isJSON: json),
       follower: follower)
+  }
+
+  /// The trace that was asked for: nothing where none was. A new session is refused without it;
+  /// one that is gone on with goes on with its trace if it can, and never waits for it.
+  public func migrationTrace(
+    process: String, isContinued: Bool, console: Console
+  ) throws(Refusal) -> MigrationTrace {
+    guard let trace else { return MigrationTrace(nil) }
+    do throws(TraceFileError) {
+      return MigrationTrace(
+        try TraceFile(path: trace, isContinued: isContinued, process: "\(process) \(vm)"))
+    } catch {
+      guard isContinued else { throw Refusal(.unfit, "\(error)") }
+      console.log(.warning, "\(error); the session goes on without it")
+      return MigrationTrace(nil)
+    }
   }
 
   /// The context of a worker with these options; nil in the process that an operator starts, which

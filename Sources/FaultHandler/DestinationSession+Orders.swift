@@ -21,6 +21,8 @@ extension DestinationSession {
     case .abort: stop(.operatorAbort)
     case .switchOver:
       request.refuse("the rounds are the source's: say it on the host that the VM runs on")
+    case .limitBandwidth:
+      request.refuse("the source sends the pages: say it on the host that the VM leaves")
     }
     // A stop that is not refused: the end of the session is the answer.
     order = nil

@@ -152,6 +152,7 @@ public struct DestinationTimes: Hashable, Sendable {
       transferNanoseconds: nanoseconds(frozen, deviceState),
       loadNanoseconds: nanoseconds(deviceState, loaded),
       acceptNanoseconds: nanoseconds(go, goAccepted),
-      startNanoseconds: nanoseconds(goAccepted, running))
+      startNanoseconds: nanoseconds(goAccepted, running),
+      fillNanoseconds: nanoseconds(loaded, prepared))
   }
 }

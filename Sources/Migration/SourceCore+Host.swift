@@ -39,7 +39,9 @@ extension SourceCore {
     _ event: SourceVMMEvent, _ now: Instant, into effects: inout EffectQueue<SourceEffect>
   ) {
     switch event {
-    case .paused(let discardPageCount): paused(discardPageCount, now, into: &effects)
+    case .paused(let discardPageCount, let scanNanoseconds):
+      times.lastScanNanoseconds = scanNanoseconds
+      paused(discardPageCount, now, into: &effects)
     case .pauseFailed(let reason):
       guard isAnswer(to: .pausing) else { return }
       abandon(reason, now, into: &effects)

@@ -31,8 +31,8 @@ public enum SourceEvent: Hashable, Sendable {
 /// The VMM at the source. It carries out our commands in order, one at a time.
 public enum SourceVMMEvent: Hashable, Sendable {
   /// `pauseVM` is done: no vCPU runs and no device writes memory. The count is that of the final
-  /// dirty set: 0 without seed rounds.
-  case paused(discardPageCount: PageCount)
+  /// dirty set, found in so many nanoseconds behind the pause itself: both 0 without seed rounds.
+  case paused(discardPageCount: PageCount, scanNanoseconds: UInt64 = 0)
   /// `pauseVM` failed; the VM may or may not be stopped.
   case pauseFailed(Refusal)
   /// `resumeVM` is done.
@@ -144,8 +144,10 @@ public struct SourceTimes: Hashable, Sendable {
   public internal(set) var seeding: Instant?
   /// The pause was asked for: the blackout begins.
   public internal(set) var freeze: Instant?
-  /// The VM was stopped.
+  /// The VM was stopped, and its final dirty set known.
   public internal(set) var paused: Instant?
+  /// Nanoseconds of that which went into the final dirty set.
+  public internal(set) var lastScanNanoseconds: UInt64 = 0
   /// The destination had discarded.
   public internal(set) var discarded: Instant?
   /// Device state was out.

@@ -6,12 +6,18 @@ public struct SeedRoundResult: Hashable, Sendable {
   public var nanoseconds: UInt64
   /// Bytes of memory that were written meanwhile: what the next round has to send.
   public var dirtiedByteCount: UInt64
+  /// A round trip of the link, with which each round ends; nil while none was measured.
+  public var roundTripNanoseconds: UInt64?
 
   /// A result with all its parts.
-  public init(sentByteCount: UInt64, nanoseconds: UInt64, dirtiedByteCount: UInt64) {
+  public init(
+    sentByteCount: UInt64, nanoseconds: UInt64, dirtiedByteCount: UInt64,
+    roundTripNanoseconds: UInt64? = nil
+  ) {
     self.sentByteCount = sentByteCount
     self.nanoseconds = nanoseconds
     self.dirtiedByteCount = dirtiedByteCount
+    self.roundTripNanoseconds = roundTripNanoseconds
   }
 
   /// Bytes in a second; nil when the round was too short to tell, or had only zeros.
@@ -105,6 +111,11 @@ public struct SwitchRule: Sendable {
   private var bandwidth: Double?
   private var smallestRemaining: UInt64?
   private var roundsWithoutGain = 0
+  /// The least that a lost round has left, and how many have left no less.
+  private var smallestLeftByLoss: UInt64?
+  private var lostRoundCount: UInt64 = 0
+  /// The limit of the link was changed during the round.
+  private var isRoundMixed = false
 
   /// Before the first round.
   public init(_ limits: SwitchLimits) { self.limits = limits }
@@ -117,11 +128,13 @@ public struct SwitchRule: Sendable {
   ) -> RoundVerdict {
     roundCount += 1
     noteGain(round.dirtiedByteCount)
-    noteBandwidth(of: round)
+    let isMixed = isRoundMixed
+    isRoundMixed = false
+    if !isMixed { noteBandwidth(of: round) }
     if fits(round.dirtiedByteCount) { return .switchOver(.fits) }
-    let obstacle = obstacle(to: round)
+    let obstacle = isMixed ? nil : obstacle(to: round)
     if let obstacle, limits.atLimit == nil { return .switchOver(obstacle) }
-    if let most = limits.maximumRoundCount, roundCount >= most { return limitReached(.rounds) }
+    if roundsAreOver { return limitReached(.rounds) }
     if timeIsOver(elapsedNanoseconds) { return limitReached(.time) }
     return .goOn(obstacle: obstacle)
   }
@@ -130,7 +143,11 @@ public struct SwitchRule: Sendable {
   public mutating func roundStopped(
     _ round: SeedRoundResult, by limit: SwitchReason
   ) -> RoundVerdict {
-    noteBandwidth(of: round)
+    // Its end waits for what was under way when it was stopped: as a measurement it is too slow.
+    if !isRoundMixed, let measured = round.bandwidth {
+      bandwidth = max(bandwidth ?? 0, measured)
+    }
+    isRoundMixed = false
     if limits.atLimit != nil, fits(round.dirtiedByteCount) { return .switchOver(.fits) }
     return limitReached(limit)
   }
@@ -161,12 +178,52 @@ public struct SwitchRule: Sendable {
     return Double(remaining) * 1e9 / bandwidth <= Double(limits.downtimeNanoseconds)
   }
 
-  /// A short round is all round trip: it tells how fast the link is at least, not how fast.
-  private static let tellingNanoseconds: UInt64 = 100_000_000
+  /// A round was lost with its link, before the destination had taken in all of it; so many bytes
+  /// are left to send now. A lost round that leaves no less than the best of them counts against
+  /// `--max-rounds`: a link that is lost in each would have them go on for ever. Those that leave
+  /// less come to an end by themselves.
+  public mutating func roundLost(remaining: UInt64) {
+    if let smallest = smallestLeftByLoss, remaining >= smallest {
+      lostRoundCount += 1
+    } else {
+      smallestLeftByLoss = remaining
+    }
+  }
+
+  /// Whether `--max-rounds` is reached: asked on a new link, on which no further round then begins.
+  public var roundsAreOver: Bool {
+    limits.maximumRoundCount.map { roundCount + lostRoundCount >= $0 } ?? false
+  }
+
+  /// The link is another: what the last one carried tells nothing any more. Between two rounds.
+  public mutating func linkChanged() { bandwidth = nil }
+
+  /// Another limit of the link was set: what it carried tells nothing any more, nor does the round
+  /// under way, of which a part went under the old one.
+  public mutating func bandwidthChanged() {
+    bandwidth = nil
+    isRoundMixed = true
+  }
+
+  /// A short round is all round trip: it tells how fast the link is at least, not how fast. Of one
+  /// that takes eight of them at most an eighth is the wait for its answer.
+  private static let tellingRoundTripCount: UInt64 = 8
+  /// Below it a round tells of the host's scheduling; and what counts while no round trip was
+  /// measured.
+  private static let tellingNanoseconds: UInt64 = 10_000_000
+  private static let tellingNanosecondsUnmeasured: UInt64 = 100_000_000
+
+  private static func isTelling(_ round: SeedRoundResult) -> Bool {
+    guard let roundTrip = round.roundTripNanoseconds else {
+      return round.nanoseconds >= tellingNanosecondsUnmeasured
+    }
+    let (needed, isTooLong) = roundTrip.multipliedReportingOverflow(by: tellingRoundTripCount)
+    return !isTooLong && round.nanoseconds >= max(needed, tellingNanoseconds)
+  }
 
   private mutating func noteBandwidth(of round: SeedRoundResult) {
     guard let measured = round.bandwidth else { return }
-    if round.nanoseconds >= Self.tellingNanoseconds {
+    if Self.isTelling(round) {
       bandwidth = measured
     } else {
       bandwidth = max(bandwidth ?? 0, measured)

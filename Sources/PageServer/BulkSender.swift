@@ -244,9 +244,9 @@ struct BulkSender: ~Copyable {
         segment = loader.segment(from: page, limit: affordable)
         let byteCount = UInt64(segment.pageCount * loader.pageByteCount)
         spent += byteCount
-        if purpose == .seed { context.seeds.sent(byteCount: byteCount) }
-        context.bulkRate?.withLock { $0.spend(byteCount: byteCount, now: MonotonicClock.now()) }
+        context.bandwidth.spend(byteCount: byteCount, now: MonotonicClock.now())
       }
+      if purpose == .seed { noteSeeds(segment) }
       page += segment.pageCount
       // Held back for the next segment only if that need not wait for credit itself.
       let rest = UInt64((loader.pageCount - page) * loader.pageByteCount)
@@ -257,6 +257,13 @@ struct BulkSender: ~Copyable {
       context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, for: purpose)
     }
     return page
+  }
+
+  /// Before they are sent: what is told of them must find them noted.
+  private func noteSeeds(_ segment: RunSegment) {
+    let byteCount = segment.kind == .content ? segment.pageCount * loader.pageByteCount : 0
+    context.seeds.sending(
+      loader.flatRange(of: segment), byteCount: UInt64(byteCount), on: position)
   }
 
   private mutating func finishPush() throws(ServeError) {
@@ -291,20 +298,16 @@ struct BulkSender: ~Copyable {
   private mutating func waitForRate(
     _ pageByteCount: UInt64, atMost credit: UInt64, _ purpose: PagePurpose
   ) throws(ServeError) -> UInt64 {
-    guard let rate = context.bulkRate else { return credit }
     while true {
       if isUnwanted(purpose) { return 0 }
       let now = MonotonicClock.now()
-      let (affordable, moment) = rate.withLock {
-        (
-          $0.affordableByteCount(now: now),
-          $0.momentAffordable(byteCount: pageByteCount, now: now)
-        )
+      switch context.bandwidth.allowance(pageByteCount: pageByteCount, now: now) {
+      case .bytes(let affordable): return min(credit, affordable)
+      case .nothing(let moment):
+        // It is we who hold back, and not the destination.
+        if purpose == .seed { context.seeds.noteProgress() }
+        try waitWhileNeeded(until: moment)
       }
-      guard moment > now else { return min(credit, max(pageByteCount, affordable)) }
-      // It is we who hold back, and not the destination.
-      if purpose == .seed { context.seeds.noteProgress() }
-      try waitWhileNeeded(until: moment)
     }
   }
 
@@ -368,7 +371,7 @@ struct BulkSender: ~Copyable {
         // The gate admits nothing else: a credit. The larger one counts.
         let total = try Credit.total(in: received.bytes(payload)).rawValue
         granted = max(granted, total)
-        context.seeds.noteProgress()
+        context.seeds.granted(total: granted, on: position)
       }
       start += header.frameByteCount
     }

@@ -102,6 +102,12 @@ struct RunLoader: ~Copyable {
   /// How many pages the run has that was read.
   var pageCount: Int { Int(run.count.rawValue) }
 
+  /// The pages of a segment, as pages of the image.
+  func flatRange(of segment: RunSegment) -> Range<Int> {
+    let first = layout.flatRange(of: run).lowerBound + segment.start
+    return first..<first + segment.pageCount
+  }
+
   /// Bytes in each of them.
   var pageByteCount: Int { pageSize.byteCount }
 

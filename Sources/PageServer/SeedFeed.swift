@@ -19,8 +19,9 @@ final class SeedFeed: Sendable {
     case running
     /// All that was sent is taken in. Pages that were not are poisoned, or left over after `stop`.
     case applied(unsent: PageBitmap, sentByteCount: UInt64)
-    /// The link is lost: nobody knows what has arrived.
-    case lost
+    /// The link is lost. The destination has said of these pages that it has taken them in; of the
+    /// others nobody knows.
+    case lost(taken: PageBitmap)
   }
 
   /// Signalled when the round has ended or the link is lost. For the seeder alone.
@@ -39,6 +40,10 @@ final class SeedFeed: Sendable {
     var lastProgress: Instant
     /// Pages of the round that could not be sent.
     var skipped: PageBitmap
+    /// Pages of the round that the destination has taken in, as far as credit tells.
+    var taken: PageBitmap
+    /// By bulk connection: what is on its way.
+    var underWay: [SeedsUnderWay] = []
     /// By bulk connection: the last round whose end was said, and was answered.
     var ended: [UInt64] = []
     var answered: [UInt64] = []
@@ -50,7 +55,8 @@ final class SeedFeed: Sendable {
     self.layout = layout
     news = try WakeEvent()
     let none = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
-    state = Lock(State(pages: none, lastProgress: MonotonicClock.now(), skipped: none))
+    state = Lock(
+      State(pages: none, lastProgress: MonotonicClock.now(), skipped: none, taken: none))
   }
 
   // MARK: For the seeder
@@ -65,6 +71,10 @@ final class SeedFeed: Sendable {
       state.isStopped = false
       state.lastProgress = MonotonicClock.now()
       state.skipped = PageBitmap(pageCount: pages.pageCount)
+      state.taken = state.skipped
+      // The last round has come whole, whatever credit has still to tell of it.
+      for position in state.underWay.indices { state.underWay[position].forget() }
+      while state.underWay.count < connectionCount { state.underWay.append(SeedsUnderWay()) }
       state.ended = Array(repeating: 0, count: connectionCount)
       state.answered = state.ended
     }
@@ -78,6 +88,9 @@ final class SeedFeed: Sendable {
     }
   }
 
+  /// What the destination has said of the round that it has taken in.
+  var taken: PageBitmap { state.withLock { $0.taken } }
+
   /// When the destination, or the round, last went on.
   var lastProgress: Instant { state.withLock { $0.lastProgress } }
 
@@ -85,7 +98,7 @@ final class SeedFeed: Sendable {
   func progress() -> Progress {
     news.drain()
     return state.withLock { state in
-      if state.isOver { return .lost }
+      if state.isOver { return .lost(taken: state.taken) }
       guard state.isApplied else { return .running }
       var unsent = state.pages
       unsent.formUnion(state.skipped)
@@ -118,10 +131,28 @@ final class SeedFeed: Sendable {
   /// What is taken and not sent yet need not be sent any more: see `skip`.
   var isStopped: Bool { state.withLock { $0.isStopped } }
 
-  /// Bytes of pages have been sent.
-  func sent(byteCount: UInt64) { state.withLock { $0.sentByteCount += byteCount } }
+  /// These pages are about to be sent on a bulk connection, with so many bytes that use credit up.
+  func sending(_ pages: Range<Int>, byteCount: UInt64, on position: Int) {
+    state.withLock { state in
+      state.sentByteCount += byteCount
+      guard position < state.underWay.count else { return }
+      state.underWay[position].sent(pages, byteCount: byteCount)
+    }
+  }
 
-  /// The destination has said something on bulk: it takes in what it is sent.
+  /// The destination has given credit up to that sum on a bulk connection: it takes in what it is
+  /// sent.
+  func granted(total: UInt64, on position: Int) {
+    state.withLock { state in
+      state.lastProgress = MonotonicClock.now()
+      while state.underWay.count <= position { state.underWay.append(SeedsUnderWay()) }
+      state.underWay[position].granted(total: total) { pages in
+        for page in pages { state.taken.insert(page) }
+      }
+    }
+  }
+
+  /// Nothing is awaited of the destination now: it is we who hold back.
   func noteProgress() { state.withLock { $0.lastProgress = MonotonicClock.now() } }
 
   /// Pages that were taken and are not sent: they are poisoned, or the round was stopped.

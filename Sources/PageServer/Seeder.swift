@@ -33,13 +33,14 @@ enum SeedRunEnd: Sendable {
 ///
 /// Each round sends what was written during the one before; the log of writes is fetched behind
 /// each round, so that a page that is written while it is being sent is sent again. What a lost
-/// link had under way counts as written.
+/// link had under way counts as written, except for what the destination has said it took in.
 ///
 /// One thread runs `run` at a time, and `finish` only when it has returned.
 final class Seeder: Sendable {
   /// The image whose pages are counted here.
   let layout: ImageLayout
   private let log: any DirtyLog
+  private let stallNanoseconds: UInt64
   private let state: Lock<State>
   private let isCancelled = Atomic<Bool>(false)
   private let isTold = Atomic<Bool>(false)
@@ -53,11 +54,17 @@ final class Seeder: Sendable {
     var pending: PageBitmap
     /// What may be at the destination, stale or not.
     var sent: PageBitmap
+    /// The last round was lost with its link, and the log not looked at since.
+    var hasLostRound = false
   }
 
-  init(layout: ImageLayout, log: any DirtyLog, limits: SwitchLimits) {
+  init(
+    layout: ImageLayout, log: any DirtyLog, limits: SwitchLimits,
+    stallNanoseconds: UInt64 = Seeder.stallNanoseconds
+  ) {
     self.layout = layout
     self.log = log
+    self.stallNanoseconds = stallNanoseconds
     let empty = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
     state = Lock(State(rule: SwitchRule(limits), pending: empty, sent: empty))
   }
@@ -67,6 +74,9 @@ final class Seeder: Sendable {
 
   /// Ends the rounds as soon as that can be: the VM is to be switched over, whatever is left.
   func switchOver() { isTold.store(true, ordering: .releasing) }
+
+  /// What the link carried before tells nothing any more.
+  func bandwidthChanged() { state.withLock { $0.rule.bandwidthChanged() } }
 
   /// Runs rounds over a link until it is time to switch, or they can go on no more. Blocks for as
   /// long as that takes; `told` is called after each round.
@@ -92,6 +102,9 @@ final class Seeder: Sendable {
       var outcome: RoundOutcome
       switch awaitRound(plane) {
       case .applied(let applied): outcome = applied
+      case .lost(let taken):
+        lose(taken)
+        return .linkLost
       case .ended(let end): return end
       }
       if let over {
@@ -101,7 +114,8 @@ final class Seeder: Sendable {
       let end = MonotonicClock.now()
       var dirty = try fetch()
       dirty.formUnion(outcome.unsent)
-      let note = judge(dirty, outcome, start: start, end: end)
+      let note = judge(
+        dirty, outcome, start: start, end: end, roundTrip: plane.roundTripNanoseconds)
       told(note)
       switch note.verdict {
       case .goOn: break
@@ -133,7 +147,16 @@ final class Seeder: Sendable {
   private func begin() throws(VMMError) {
     if state.withLock({ $0.started != nil }) {
       let dirty = try fetch()
-      return state.withLock { $0.pending.formUnion(dirty) }
+      let (pending, hasLostRound) = state.withLock { state in
+        state.pending.formUnion(dirty)
+        state.rule.linkChanged()
+        defer { state.hasLostRound = false }
+        return (state.pending, state.hasLostRound)
+      }
+      guard hasLostRound else { return }
+      // Counted outside of the lock: that may take a while.
+      let remaining = byteCount(of: pending)
+      return state.withLock { $0.rule.roundLost(remaining: remaining) }
     }
     try log.startDirtyLog()
     let now = MonotonicClock.now()
@@ -154,7 +177,18 @@ final class Seeder: Sendable {
 
   private enum Awaited {
     case applied(RoundOutcome)
+    /// With the link; these pages of it were taken in before.
+    case lost(taken: PageBitmap)
     case ended(SeedRunEnd)
+  }
+
+  /// The round under way is lost with its link: what the destination has taken in of it need not be
+  /// sent again, unless it is written, which the log tells on the next link.
+  private func lose(_ taken: PageBitmap) {
+    state.withLock { state in
+      state.pending.subtract(taken)
+      state.hasLostRound = true
+    }
   }
 
   private func awaitRound(_ plane: SourceDataPlane) -> Awaited {
@@ -166,12 +200,13 @@ final class Seeder: Sendable {
         return .applied(
           RoundOutcome(
             unsent: unsent, sentByteCount: sentByteCount, stopReason: stopReason))
-      case .lost: return .ended(.linkLost)
+      case .lost(let taken): return .lost(taken: taken)
       case .running: break
       }
       if isCancelled.load(ordering: .acquiring) { return .ended(.linkLost) }
       let now = MonotonicClock.now()
-      if now.nanoseconds(since: feed.lastProgress) > Self.stallNanoseconds {
+      if now.nanoseconds(since: feed.lastProgress) > stallNanoseconds {
+        lose(feed.taken)
         return .ended(.unanswered)
       }
       if stopReason == nil, let reason = reasonToEnd(now) {
@@ -188,23 +223,25 @@ final class Seeder: Sendable {
   private static let lookNanoseconds: UInt64 = 20_000_000
   /// How long a destination that lives may take nothing in: it has credit to give for each MiB, and
   /// a link that needs longer for that carries no VM.
-  private static let stallNanoseconds: UInt64 = 60_000_000_000
+  static let stallNanoseconds: UInt64 = 60_000_000_000
 
   /// Why the rounds end now, wherever they are; nil when they go on.
   private func reasonToEnd(_ now: Instant) -> SwitchReason? {
     if isTold.load(ordering: .acquiring) { return .told }
     return state.withLock { state in
       let elapsed = state.started.map { now.nanoseconds(since: $0) } ?? 0
-      return state.rule.timeIsOver(elapsed) ? .time : nil
+      if state.rule.timeIsOver(elapsed) { return .time }
+      return state.rule.roundsAreOver ? .rounds : nil
     }
   }
 
   private func judge(
-    _ dirty: PageBitmap, _ outcome: RoundOutcome, start: Instant, end: Instant
+    _ dirty: PageBitmap, _ outcome: RoundOutcome, start: Instant, end: Instant,
+    roundTrip: UInt64?
   ) -> SeedRoundNote {
     let result = SeedRoundResult(
       sentByteCount: outcome.sentByteCount, nanoseconds: end.nanoseconds(since: start),
-      dirtiedByteCount: byteCount(of: dirty))
+      dirtiedByteCount: byteCount(of: dirty), roundTripNanoseconds: roundTrip)
     return state.withLock { state in
       state.pending = dirty
       let elapsed = state.started.map { end.nanoseconds(since: $0) } ?? 0

@@ -29,11 +29,8 @@ final class SourceContext: Sendable {
   /// Stale seeds that the first bulk connection is to name.
   let discards = Lock<PageBitmap?>(nil)
 
-  /// What may still be pushed now; nil for all that the credit allows.
-  let bulkRate: Lock<ByteRateLimit>?
-  /// So much may go at once after a pause: one of the largest runs of small pages. A huge page is
-  /// paid for afterwards.
-  static let bulkBurstByteCount = UInt64(WireLimits.maximumRunByteCount)
+  /// What may still be sent now, beside what the credit allows.
+  var bandwidth: BandwidthLimit { options.bandwidth }
 
   /// nil pushes nothing.
   private let policy: Lock<(any PrefetchPolicy)?>
@@ -42,6 +39,8 @@ final class SourceContext: Sendable {
   private let isMemoryLost = Atomic<Bool>(false)
   private let isPushing = Atomic<Bool>(false)
   private let isSeeded = Atomic<Bool>(false)
+  /// 0 before the first heartbeat was answered.
+  private let shortestRoundTrip = Atomic<UInt64>(0)
   /// What the destination holds, as it tells after a reconnect; nil once it has told, or when there
   /// is nothing to tell. Until then nothing is pushed.
   private let residentMap: Lock<ResidentMap.Decoder?>
@@ -69,9 +68,6 @@ final class SourceContext: Sendable {
     claims = ImageClaims(layout: layout)
     notices = try Mailbox(capacity: Self.noticeCapacity)
     seeds = try SeedFeed(layout: layout)
-    bulkRate = options.bulkBytesPerSecond.map {
-      Lock(ByteRateLimit(bytesPerSecond: $0, burstByteCount: Self.bulkBurstByteCount))
-    }
     policy = Lock(options.prefetch?.makePolicy(for: layout))
     claimUnheld()
   }
@@ -91,6 +87,18 @@ final class SourceContext: Sendable {
   func beginPush() {
     guard options.prefetch != nil else { return }
     isPushing.store(true, ordering: .releasing)
+  }
+
+  /// The shortest round trip of this link; nil before the first heartbeat was answered.
+  var roundTripNanoseconds: UInt64? {
+    let nanoseconds = shortestRoundTrip.load(ordering: .relaxed)
+    return nanoseconds == 0 ? nil : nanoseconds
+  }
+
+  /// For the urgent thread alone.
+  func noteRoundTrip(_ nanoseconds: UInt64?) {
+    shortestRoundTrip.store(nanoseconds ?? 0, ordering: .relaxed)
+    counters.noteRoundTrip(nanoseconds)
   }
 
   /// The place of a new bulk connection: 0 for the first, which also carries map and device state.

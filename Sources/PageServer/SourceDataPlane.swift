@@ -1,15 +1,15 @@
-public import Migration
-public import Pages
-public import Prefetch
-public import System
-public import Uring
-public import Wire
+internal import Migration
+internal import Pages
+internal import Prefetch
+internal import System
+internal import Uring
+internal import Wire
 
 /// How the source's data path works.
 struct SourceOptions: Sendable {
   var prefetch: PrefetchKind?
-  /// Bytes of pages that all bulk connections together push in a second; nil for all that goes.
-  var bulkBytesPerSecond: UInt64?
+  /// What all bulk connections together may send.
+  var bandwidth: BandwidthLimit
   var hasPayloadChecksums: Bool
   var heartbeatBudgetNanoseconds: UInt64
   var busyPollNanoseconds: UInt64
@@ -41,7 +41,7 @@ extension SourceOptions {
 ///
 /// All calls but `counts` and `sendDeviceState` are for the control thread alone. `stop` must be
 /// called in the end.
-public final class SourceDataPlane: Sendable {
+final class SourceDataPlane: Sendable {
   /// How long `stop` lets the urgent thread send what was given to it: above its wait for the
   /// peer's close, below what an operator takes for a hang.
   private static let stopNanoseconds: UInt64 = 3_000_000_000
@@ -67,8 +67,8 @@ public final class SourceDataPlane: Sendable {
   ///   - prefetch: what to push next; nil pushes nothing.
   ///   - hasPayloadChecksums: whether pages carry a CRC-32C: unless TLS below vouches for the
   ///     bytes.
-  ///   - bulkBytesPerSecond: bytes of pages that all bulk connections together push in a second;
-  ///     nil for all that goes. Urgent pages are never held back.
+  ///   - bandwidth: what all bulk connections together may send, over all links of the session.
+  ///     Urgent pages are never held back.
   ///   - counters: what is counted over all links of the session.
   ///   - isReturn: whether the destination has been here before: it then tells first what it holds,
   ///     on bulk, and nothing is pushed until it has.
@@ -78,9 +78,10 @@ public final class SourceDataPlane: Sendable {
   ///   - hostHasRoom: whether the host has a processor that nobody else wants.
   ///   - urgentPlacement: where the urgent thread runs.
   ///   - bulkPlacement: where the bulk threads run.
-  public init(
+  init(
     backing: any MemoryBacking, layout: ImageLayout, session: SessionID, prefetch: PrefetchKind?,
-    bulkBytesPerSecond: UInt64? = nil, hasPayloadChecksums: Bool = true,
+    bandwidth: BandwidthLimit = BandwidthLimit(bytesPerSecond: nil),
+    hasPayloadChecksums: Bool = true,
     counters: SourceCounters = SourceCounters(),
     isReturn: Bool = false,
     heartbeatBudgetNanoseconds: UInt64 = LinkMonitor.defaultBudgetNanoseconds,
@@ -92,7 +93,7 @@ public final class SourceDataPlane: Sendable {
     context = try SourceContext(
       layout: layout, backing: backing, session: session,
       options: SourceOptions(
-        prefetch: prefetch, bulkBytesPerSecond: bulkBytesPerSecond,
+        prefetch: prefetch, bandwidth: bandwidth,
         hasPayloadChecksums: hasPayloadChecksums,
         heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
         busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,
@@ -102,13 +103,13 @@ public final class SourceDataPlane: Sendable {
   }
 
   /// What happened, in order; wait for its `readiness` beside other things.
-  public var events: Mailbox<SourceNotice> { context.notices }
+  var events: Mailbox<SourceNotice> { context.notices }
 
   /// What was done so far. For any thread.
-  public func counts() -> SourceCounts { context.counters.counts() }
+  func counts() -> SourceCounts { context.counters.counts() }
 
   /// Takes over the urgent connection after its handshake and starts its thread. Once.
-  public func attachUrgent(_ connection: Connection) throws(SystemError) {
+  func attachUrgent(_ connection: Connection) throws(SystemError) {
     try links.withLock { links throws(SystemError) in
       invariant(links.urgent == nil && !links.isStopped, "a link has one urgent connection")
       let link = try UrgentLink(context, connection, outgoing, serving: links.serving)
@@ -118,7 +119,7 @@ public final class SourceDataPlane: Sendable {
 
   /// Takes over a bulk connection after its handshake and starts its thread. The first one carries
   /// the zero map and the device state.
-  public func attachBulk(_ connection: Connection) throws(SystemError) {
+  func attachBulk(_ connection: Connection) throws(SystemError) {
     try links.withLock { links throws(SystemError) in
       invariant(
         !links.isStopped && links.bulk.count < WireLimits.maximumBulkConnectionCount,
@@ -126,6 +127,9 @@ public final class SourceDataPlane: Sendable {
       links.bulk.append(try BulkLink(context, connection, serving: links.serving))
     }
   }
+
+  /// The shortest round trip of this link; nil before the first heartbeat was answered.
+  var roundTripNanoseconds: UInt64? { context.roundTripNanoseconds }
 
   /// This link's part in the rounds of seeds.
   var seeds: SeedFeed { context.seeds }
@@ -154,21 +158,21 @@ public final class SourceDataPlane: Sendable {
 
   /// The VM is stopped and its memory final (`MemoryBacking.markFrozen` has passed): answers
   /// demands and tells absent memory from here on. Call it before `frozen` is sent.
-  public func beginServing() { setGates(.open) }
+  func beginServing() { setGates(.open) }
 
   /// The memory is about to change, or to go away: when this returns, nothing reads it any more,
   /// and requests go unanswered.
-  public func endServing() { setGates(.closed) }
+  func endServing() { setGates(.closed) }
 
   /// Pushes pages on every bulk connection, as far as credit goes; `pushFinished` tells the end.
-  public func beginPush() {
+  func beginPush() {
     context.beginPush()
     wakeBulk()
   }
 
   /// Sends the VM's device state on the first bulk connection, ahead of whatever of the zero map
   /// and of pushes is not on its way yet. For any thread.
-  public func sendDeviceState(_ state: [UInt8]) {
+  func sendDeviceState(_ state: [UInt8]) {
     invariant(
       state.count <= WireLimits.maximumDeviceStateByteCount, "device state keeps its bound")
     context.deviceState.withLock { $0 = state }
@@ -177,14 +181,14 @@ public final class SourceDataPlane: Sendable {
 
   /// Sends a control message on the urgent connection, after those given before; false when too
   /// many wait already because the peer takes none.
-  public func send(_ message: ControlMessage) -> Bool {
+  func send(_ message: ControlMessage) -> Bool {
     outgoing.post(.control(message), leaving: 1)
   }
 
   /// Ends all connections and threads; what was given to `send` goes out first, and then
   /// `refusal`, so that the peer knows why, within a limit. Blocks up to about three seconds, if
   /// the peer does not close its end. May be repeated.
-  public func stop(telling refusal: Refusal? = nil) {
+  func stop(telling refusal: Refusal? = nil) {
     let (urgent, bulk) = takeLinks()
     // Urgent first: the end of a bulk connection must not overtake the last word on urgent, or the
     // peer takes a session that ended well for a lost link.
@@ -203,7 +207,7 @@ public final class SourceDataPlane: Sendable {
   /// What the destination had said on the urgent connection is among the events then: the end of
   /// another connection may have been seen before it. Waits for a read of memory that is under way,
   /// and for nothing else. `refusal` is told to the destination, as far as that goes meanwhile.
-  public func cut(telling refusal: Refusal? = nil) {
+  func cut(telling refusal: Refusal? = nil) {
     let (urgent, bulk) = takeLinks()
     if let urgent {
       // No room means that the peer takes nothing: it will not be told.
@@ -243,6 +247,10 @@ public final class SourceDataPlane: Sendable {
     gates.forEach { $0.set(state) }
     wakeBulk()
   }
+
+  /// The cap of the bandwidth has changed: whoever waits under the old one looks again. For any
+  /// thread.
+  func bandwidthChanged() { wakeBulk() }
 
   private func wakeBulk() { context.wakeBulk() }
 }

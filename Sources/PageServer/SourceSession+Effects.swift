@@ -103,27 +103,28 @@ extension SourceSession {
   private func pauseVM() {
     let frontEnd = configuration.frontEnd
     let backing = backing
-    let inputs = inputs
     let seeder = seeder
     let plane = plane
     let seedWorker = seedWorker
     onVMM {
       var discardPageCount = PageCount.zero
+      var scanNanoseconds: UInt64 = 0
       do throws(VMMError) {
         try frontEnd.pause()
         if let seeder, let plane {
+          let start = MonotonicClock.now()
           let (stale, fresh) = try seeder.finish()
           _ = seedWorker.run { seeder.stopLog() }
           plane.discard(stale, keeping: fresh)
           discardPageCount = PageCount(stale.setCount)
+          scanNanoseconds = MonotonicClock.now().nanoseconds(since: start)
         }
       } catch {
         return .pauseFailed(Refusal(.vmm, "\(error)"))
       }
-      if let status = try? frontEnd.status() { SourceSession.tell(.guest(status), inputs) }
       do throws(MemoryError) {
         try backing.markFrozen()
-        return .paused(discardPageCount: discardPageCount)
+        return .paused(discardPageCount: discardPageCount, scanNanoseconds: scanNanoseconds)
       } catch {
         return .pauseFailed(Refusal(.memory, "\(error)"))
       }
@@ -188,6 +189,18 @@ extension SourceSession {
       } catch {
         return .deviceStateSaveFailed(Refusal(.vmm, "\(error)"))
       }
+    }
+    noteGuest()
+  }
+
+  /// How far the guest has come, for the report. Behind the device state, since the guest stands
+  /// still meanwhile; nothing depends on it.
+  private func noteGuest() {
+    let frontEnd = configuration.frontEnd
+    let inputs = inputs
+    _ = vmmWorker.run {
+      guard let status = try? frontEnd.status() else { return }
+      SourceSession.tell(.guest(status), inputs)
     }
   }
 

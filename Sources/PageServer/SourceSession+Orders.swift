@@ -21,9 +21,20 @@ extension SourceSession {
     case .abort: handle(SourceEvent.operatorAbort)
     case .switchOver:
       if let refusal = switchOver() { request.refuse(refusal.reason) } else { request.accept() }
+    case .limitBandwidth(let bytesPerSecond):
+      limitBandwidth(bytesPerSecond)
+      request.accept()
     }
     // A stop that is not refused: the end of the session is the answer.
     order = nil
+  }
+
+  /// From now on, over this link and those to come.
+  private func limitBandwidth(_ bytesPerSecond: UInt64?) {
+    bandwidth.set(bytesPerSecond: bytesPerSecond)
+    plane?.bandwidthChanged()
+    seeder?.bandwidthChanged()
+    observer(.bandwidthLimited(bytesPerSecond: bytesPerSecond))
   }
 
   /// Tells whoever asked, by signal or over the control socket.

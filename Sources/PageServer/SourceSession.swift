@@ -27,7 +27,7 @@ public struct SourceConfiguration: Sendable {
   public var prefetch: PrefetchKind?
   /// When rounds of seeds end; for modes that have them.
   public var switchLimits = SwitchLimits()
-  /// Bytes of pages pushed in a second by all bulk connections together; nil for all that goes.
+  /// Bytes of pages sent in a second by all bulk connections together; nil for all that goes.
   public var bulkBytesPerSecond: UInt64?
   /// Bulk connections.
   public var bulkConnectionCount: UInt8
@@ -89,6 +89,8 @@ public enum SourceNote: Sendable {
   case state(SourceState)
   /// A round of seeds has ended.
   case seedRound(SeedRoundNote)
+  /// The operator has set another cap of what bulk connections send; nil: none any more.
+  case bandwidthLimited(bytesPerSecond: UInt64?)
   /// A stop was asked for and refused once.
   case stopRefused(Refusal)
   /// A signal came that ends nothing.
@@ -158,6 +160,7 @@ public final class SourceSession {
   let listener: Listener
   let lock: VMLock
   let binding: VMBinding
+  let bandwidth: BandwidthLimit
   let started = MonotonicClock.now()
   var journal: SourceJournal
   var core: SourceCore
@@ -227,6 +230,7 @@ public final class SourceSession {
     lock = preflight.takeLock()
     journal = preflight.takeJournal()
     listener = preflight.listener
+    bandwidth = BandwidthLimit(bytesPerSecond: configuration.bulkBytesPerSecond)
     admission = Admission(
       vmName: configuration.vmName.text, session: core.session, epoch: core.epoch,
       mode: core.mode, bulkConnectionCount: configuration.bulkConnectionCount,

@@ -261,7 +261,7 @@ struct UrgentServer: ~Copyable {
       if !context.stopping { try send(.control(.pong(sequence: sequence))) }
     case .pong(let sequence):
       monitor.pong(sequence, now: now)
-      context.counters.noteRoundTrip(monitor.shortestRoundTripNanoseconds)
+      context.noteRoundTrip(monitor.shortestRoundTripNanoseconds)
     default: if !context.received(message) { throw .flooded }
     }
   }

@@ -101,12 +101,16 @@ public struct Downtime: Hashable, Sendable, Codable {
 public enum DowntimePart: String, CaseIterable, Hashable, Sendable {
   /// Stopping the vCPUs.
   case pause
+  /// Finding what was written last; in modes with rounds.
+  case lastScan = "last scan"
   /// Taking their state out.
   case stateSave = "state save"
   /// Sending it.
   case transfer
   /// Putting it in at the destination.
   case load
+  /// Waiting for the pages that have to be there before the VM runs.
+  case fill
   /// Both hosts' journals.
   case handOffSyncs = "hand-off fsyncs"
   /// GO on its way.

@@ -176,8 +176,8 @@ private final class ControlLoop {
     while client.ticket == nil, let line = client.lines.next() {
       switch SessionRequest.parse(line) {
       case .failure(let error): client.send(SessionAnswer.failed(error.reason).line)
-      case .success(let verb):
-        if let answer = answer(verb, client) { client.send(answer.line) }
+      case .success(let request):
+        if let answer = answer(request, client) { client.send(answer.line) }
       }
     }
   }
@@ -199,8 +199,8 @@ private final class ControlLoop {
   }
 
   /// nil: it will be told.
-  private func answer(_ verb: SessionVerb, _ client: ControlClient) -> SessionAnswer? {
-    switch verb {
+  private func answer(_ request: SessionRequest, _ client: ControlClient) -> SessionAnswer? {
+    switch request.verb {
     case .status: return .done(control.status)
     case .events:
       client.wantsEvents = true
@@ -208,6 +208,8 @@ private final class ControlLoop {
     case .park: return ask(.park, for: client)
     case .abort: return ask(.abort, for: client)
     case .switchOver: return ask(.switchOver, for: client)
+    case .limitBandwidth:
+      return ask(.limitBandwidth(bytesPerSecond: request.bytesPerSecond), for: client)
     case .adopt:
       guard let channel = client.descriptors.takeFirst() else {
         return .failed("adopt comes with one end of a channel")

@@ -66,16 +66,16 @@ public final class ControlSocketClient {
   public func ask(
     _ verb: SessionVerb, descriptors: [Int32] = []
   ) throws(ControlSocketError) -> SessionAnswer {
-    try send(verb, descriptors: descriptors)
+    try send(SessionRequest(verb), descriptors: descriptors)
     return try answer(to: verb)
   }
 
   /// The first half of `ask`.
   public func send(
-    _ verb: SessionVerb, descriptors: [Int32] = []
+    _ request: SessionRequest, descriptors: [Int32] = []
   ) throws(ControlSocketError) {
     do throws(SystemError) {
-      try stream.send(SessionRequest(verb).line, descriptors: descriptors)
+      try stream.send(request.line, descriptors: descriptors)
     } catch {
       let isClosed = error.errno == .brokenPipe || error.errno == .connectionReset
       throw isClosed ? .closed(path: path) : .system(error)
@@ -84,8 +84,7 @@ public final class ControlSocketClient {
 
   /// The second half of `ask`.
   public func answer(to verb: SessionVerb) throws(ControlSocketError) -> SessionAnswer {
-    let limit =
-      verb == .park || verb == .abort ? Self.stopNanoseconds : Self.answerNanoseconds
+    let limit = verb.isStop ? Self.stopNanoseconds : Self.answerNanoseconds
     let deadline = MonotonicClock.now().advanced(byNanoseconds: limit)
     guard let line = try nextLine(until: deadline) else { throw .timedOut(path: path) }
     guard let answer = SessionAnswer(line: line) else { throw .notUnderstood(path: path) }

@@ -13,33 +13,77 @@ public enum SessionVerb: String, CaseIterable, Codable, Sendable {
   case abort
   /// End the rounds and switch the VM over.
   case switchOver = "switch"
+  /// Send so many bytes in a second at most, as `bytesPerSecond` says; all that goes where that is
+  /// null. Pages that are packed count as packed.
+  case limitBandwidth = "bandwidth"
   /// Be the keeper of this worker, whose own is gone. One end of a channel comes along.
   case adopt
   /// From now on, every event as a line, until the connection is closed.
   case events
+
+  /// Whether the session's end is the answer.
+  public var isStop: Bool { self == .park || self == .abort }
 }
 
 /// One line to a session: `{"verb":"status","version":1}`. Unknown keys are ignored.
-public struct SessionRequest: Codable, Hashable, Sendable {
+public struct SessionRequest: Hashable, Sendable {
   /// The protocol's version; others are refused by name.
   public static let currentVersion = 1
   /// Bounds a request's line. None that we know needs 64 bytes.
   public static let maximumLineByteCount = 4096
+  /// What bandwidth can be limited to: from one small page a second to more than any network
+  /// carries.
+  public static let bandwidthLimits: ClosedRange<UInt64> = 4096...1_000_000_000_000
 
-  /// The version of the protocol that the client speaks.
-  public var version: Int
-  /// What is asked: a `SessionVerb`, or what only a later version knows.
-  public var verb: String
+  /// What is asked.
+  public var verb: SessionVerb
+  /// For `bandwidth` alone, within `bandwidthLimits`; nil for no limit.
+  public var bytesPerSecond: UInt64?
 
   /// Asks that.
-  public init(_ verb: SessionVerb) {
-    version = Self.currentVersion
-    self.verb = verb.rawValue
+  public init(_ verb: SessionVerb, bytesPerSecond: UInt64? = nil) {
+    self.verb = verb
+    self.bytesPerSecond = bytesPerSecond
+  }
+
+  /// The line as it is.
+  private struct Line: Codable {
+    /// The version of the protocol that the client speaks.
+    var version: Int
+    /// A `SessionVerb`, or what only a later version knows.
+    var verb: String
+    /// For `bandwidth`, where it must not be missing: a word that was mistyped would lift a limit.
+    var bytesPerSecond: UInt64??
+
+    enum CodingKeys: CodingKey { case version, verb, bytesPerSecond }
+
+    init(_ request: SessionRequest) {
+      version = SessionRequest.currentVersion
+      verb = request.verb.rawValue
+      bytesPerSecond =
+        request.verb == .limitBandwidth ? .some(request.bytesPerSecond) : .none
+    }
+
+    init(from decoder: any Decoder) throws {
+      let container = try decoder.container(keyedBy: CodingKeys.self)
+      version = try container.decode(Int.self, forKey: .version)
+      verb = try container.decode(String.self, forKey: .verb)
+      bytesPerSecond =
+        container.contains(.bytesPerSecond)
+        ? .some(try container.decode(UInt64?.self, forKey: .bytesPerSecond)) : .none
+    }
+
+    func encode(to encoder: any Encoder) throws {
+      var container = encoder.container(keyedBy: CodingKeys.self)
+      try container.encode(version, forKey: .version)
+      try container.encode(verb, forKey: .verb)
+      if let bytesPerSecond { try container.encode(bytesPerSecond, forKey: .bytesPerSecond) }
+    }
   }
 
   /// Reads a line; the error is the sentence that the client is told.
-  public static func parse(_ line: [UInt8]) -> Result<SessionVerb, SessionRequestError> {
-    guard let request = try? JSONDecoder().decode(SessionRequest.self, from: Data(line)) else {
+  public static func parse(_ line: [UInt8]) -> Result<SessionRequest, SessionRequestError> {
+    guard let request = try? JSONDecoder().decode(Line.self, from: Data(line)) else {
       return .failure(
         SessionRequestError(
           reason: "a request is one line such as {\"verb\":\"status\",\"version\":1}"))
@@ -54,11 +98,20 @@ public struct SessionRequest: Codable, Hashable, Sendable {
       return .failure(
         SessionRequestError(reason: "there is no verb \"\(request.verb)\", but \(known)"))
     }
-    return .success(verb)
+    guard verb == .limitBandwidth else { return .success(SessionRequest(verb)) }
+    guard let limit = request.bytesPerSecond, limit.map(bandwidthLimits.contains) ?? true else {
+      return .failure(
+        SessionRequestError(
+          reason: "bandwidth comes with bytesPerSecond, \(bandwidthLimits.lowerBound) to "
+            + "\(bandwidthLimits.upperBound), or null for no limit"))
+    }
+    return .success(SessionRequest(verb, bytesPerSecond: limit))
   }
 
   /// The line, with its end.
-  public var line: [UInt8] { ControlLine.bytes(of: self) }
+  public var line: [UInt8] {
+    ControlLine.bytes(of: Line(self))
+  }
 }
 
 /// Why a request cannot be answered with what it asks for.
@@ -83,6 +136,9 @@ public struct SessionStatus: Codable, Hashable, Sendable {
   public var settledPageCount: UInt64
   /// Nanoseconds since this process took the session up.
   public var elapsedNanoseconds: UInt64
+  /// At the source: how many bytes are sent in a second at most, beside what the VM waits for; nil
+  /// for no limit.
+  public var bytesPerSecondLimit: UInt64?
 
   /// A session of which nothing but its VM and side is known.
   public init(vmName: VMName, side: JournalSide, state: String) {

@@ -9,6 +9,9 @@ public enum SessionOrder: Hashable, Sendable {
   case abort
   /// To end its rounds and switch the VM over.
   case switchOver
+  /// To send so many bytes in a second at most, beside what the VM waits for; nil for all that
+  /// goes.
+  case limitBandwidth(bytesPerSecond: UInt64?)
 }
 
 /// An order on its way to the session's thread.

@@ -20,6 +20,10 @@ public enum Mutation: String, CaseIterable, Sendable {
   case loadBeforeDiscard
   /// A page's seed of an earlier round overtakes that of a later one on another connection.
   case staleSeedAfterNewer
+  /// What was sent of a round before its link broke counts as taken in.
+  case seedTakenWhenSent
+  /// What an earlier round has brought counts as taken in of a round that was lost.
+  case seedToldByEarlierRound
   /// A restarted destination has forgotten which pages the guest gave back.
   case removedRefetched
   /// What was received of a run when its link broke is installed as if it were whole.

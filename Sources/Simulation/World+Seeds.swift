@@ -3,24 +3,59 @@ internal import Wire
 
 /// What rounds before the freeze bring over, and what becomes of it.
 extension World {
+  /// A seed of a round that was lost with its link: nobody knows whether it is there.
+  private static let unknownSeed = SimulatedMemory.poison - 1
+
   /// Two rounds over two bulk connections while the VM runs: the second one sends again what was
   /// dirtied in between. A page has one fixed connection, so that its seeds cannot overtake each
-  /// other; what both connections carry is mixed at random.
+  /// other; what both connections carry is mixed at random. Either round may be lost with its link.
   mutating func seedMemory() {
     var queues: [[(page: Int, version: UInt32)]] = [[], []]
+    var pending = [Bool](repeating: false, count: plan.pageCount)
     for round in 0..<2 {
       for page in 0..<plan.pageCount where sourceMemory[page] != SimulatedMemory.poison {
-        guard round == 1 ? isSeedDirtied(page) : random.chance(perMille: 400) else { continue }
+        if round == 1 ? isSeedDirtied(page) : random.chance(perMille: 400) { pending[page] = true }
+      }
+      if random.chance(perMille: 250) {
+        deliver(&queues)
+        loseRound(&pending)
+        continue
+      }
+      for page in 0..<plan.pageCount where pending[page] {
         let connection = mutation == .staleSeedAfterNewer ? round : page % 2
         queues[connection].append((page, sourceMemory[page]))
         seededVersions[page] = sourceMemory[page]
+        pending[page] = false
       }
     }
+    deliver(&queues)
+  }
+
+  private mutating func deliver(_ queues: inout [[(page: Int, version: UInt32)]]) {
     while !queues[0].isEmpty || !queues[1].isEmpty {
       let drawn = random.number(in: 0..<2)
       let connection = queues[drawn].isEmpty ? 1 - drawn : drawn
       let seed = queues[connection].removeFirst()
       seeds[seed.page] = seed.version
+    }
+  }
+
+  /// The link breaks in the middle of a round. Of what was sent the destination has taken in a
+  /// part, and of a part of that the source was told, by credit: that need not be sent again.
+  private mutating func loseRound(_ pending: inout [Bool]) {
+    for connection in 0..<2 {
+      let queue = (0..<plan.pageCount).filter { pending[$0] && $0 % 2 == connection }
+      let sentCount = random.number(in: 0..<queue.count + 1)
+      let takenCount = random.number(in: 0..<sentCount + 1)
+      let toldCount =
+        mutation == .seedTakenWhenSent ? sentCount : random.number(in: 0..<takenCount + 1)
+      for (position, page) in queue.enumerated() {
+        if position < takenCount { seeds[page] = sourceMemory[page] }
+        let wasThere = seededVersions[page] != nil && seededVersions[page] != Self.unknownSeed
+        pending[page] =
+          position >= toldCount && !(mutation == .seedToldByEarlierRound && wasThere)
+        seededVersions[page] = pending[page] ? Self.unknownSeed : sourceMemory[page]
+      }
     }
   }
 

@@ -24,13 +24,22 @@ public struct FileLock: ~Copyable, Sendable {
   /// its exec has a copy of every descriptor, and would keep the lock until then (flock(2)).
   deinit { _ = flock(file.rawValue, LOCK_UN) }
 
+  /// Locks an open file for as long as it is open anywhere, without waiting; false when somebody
+  /// else has the lock. `operand` names the file in the error.
+  public static func lock(
+    _ file: borrowing OwnedDescriptor, operand: String
+  ) throws(SystemError) -> Bool {
+    if flock(file.rawValue, LOCK_EX | LOCK_NB) == 0 { return true }
+    let reason = Errno.current
+    guard reason == .tryAgain else { throw SystemError("flock", operand, reason) }
+    return false
+  }
+
   /// Takes the lock of the file at `path`, made when missing, without waiting for it. `holder` is
   /// one line such as "pid 42". The file is never removed: removing it would let two hold it.
   public static func take(_ path: String, holder: String) throws(SystemError) -> Outcome {
     let file = try OwnedDescriptor.open(path, flags: O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
-    guard flock(file.rawValue, LOCK_EX | LOCK_NB) == 0 else {
-      let reason = Errno.current
-      guard reason == .tryAgain else { throw SystemError("flock", path, reason) }
+    guard try lock(file, operand: path) else {
       let line = try file.read(
         byteCount: maximumHolderByteCount, atOffset: 0, operand: path)
       return .held(holder: String(decoding: line.prefix { $0 != 0x0A }, as: UTF8.self))

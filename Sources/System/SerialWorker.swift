@@ -29,9 +29,10 @@ public final class SerialWorker: Sendable {
     thread = Lock(started)
   }
 
-  /// Gives the thread a command; false when too many wait already.
-  public func run(_ command: @escaping Command) -> Bool {
-    orders.post(.run(command), leaving: 1)
+  /// Gives the thread a command; false when so many wait already that no more than `spareCount`
+  /// places are left.
+  public func run(leaving spareCount: Int = 0, _ command: @escaping Command) -> Bool {
+    orders.post(.run(command), leaving: 1 + spareCount)
   }
 
   /// Lets the commands given so far end, and the thread with them. Blocks as long as they do.

@@ -11,6 +11,13 @@ public enum WallClock {
       secondsSince1970: Int64(time.tv_sec), milliseconds: Int(time.tv_nsec) / 1_000_000)
   }
 
+  /// Nanoseconds since 1970, UTC.
+  public static func nanosecondsSince1970() -> UInt64 {
+    var time = timespec()
+    unsafe clock_gettime(CLOCK_REALTIME, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+  }
+
   /// That moment, not before 1970, in the same form.
   public static func timestamp(secondsSince1970: Int64, milliseconds: Int) -> String {
     let day = Int(secondsSince1970) / 86_400

@@ -58,6 +58,7 @@ extension ControlMessage {
       payload.appendLittleEndian(pause.loadNanoseconds)
       payload.appendLittleEndian(pause.acceptNanoseconds)
       payload.appendLittleEndian(pause.startNanoseconds)
+      payload.appendLittleEndian(pause.fillNanoseconds)
     case .abort(let epoch, let refusal), .aborted(let epoch, let refusal),
       .parked(let epoch, let refusal):
       payload.appendLittleEndian(epoch.rawValue)
@@ -105,7 +106,8 @@ extension ControlMessage {
           transferNanoseconds: try payload.nanoseconds(at: 16, of: type),
           loadNanoseconds: try payload.nanoseconds(at: 24, of: type),
           acceptNanoseconds: try payload.nanoseconds(at: 32, of: type),
-          startNanoseconds: try payload.nanoseconds(at: 40, of: type)))
+          startNanoseconds: try payload.nanoseconds(at: 40, of: type),
+          fillNanoseconds: try payload.nanoseconds(at: 48, of: type)))
     case .complete: self = .complete(epoch: epoch)
     case .completeAcknowledged: self = .completeAcknowledged(epoch: epoch)
     case .abort: self = .abort(epoch: epoch, try Refusal(decoding: payload, at: 8, of: type))

@@ -229,16 +229,20 @@ public struct PauseParts: Hashable, Sendable {
   public var acceptNanoseconds: UInt64
   /// From there to running vCPUs.
   public var startNanoseconds: UInt64
+  /// From the end of loading until nothing was awaited of the source any more, where the VM runs
+  /// only then.
+  public var fillNanoseconds: UInt64
 
   /// Parts of that length.
   public init(
     transferNanoseconds: UInt64 = 0, loadNanoseconds: UInt64 = 0, acceptNanoseconds: UInt64 = 0,
-    startNanoseconds: UInt64 = 0
+    startNanoseconds: UInt64 = 0, fillNanoseconds: UInt64 = 0
   ) {
     self.transferNanoseconds = transferNanoseconds
     self.loadNanoseconds = loadNanoseconds
     self.acceptNanoseconds = acceptNanoseconds
     self.startNanoseconds = startNanoseconds
+    self.fillNanoseconds = fillNanoseconds
   }
 }
 

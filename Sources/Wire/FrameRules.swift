@@ -48,7 +48,7 @@ extension FrameType {
       .credit, .seedRound, .seedRoundApplied:
       8...8
     case .frozen: 17...17
-    case .ran: 48...48
+    case .ran: 56...56
     case .request, .zeroPages, .poisonedPages, .pushFinished, .seedZeros: 0...0
     case .pages, .seedPages:
       WireLimits.smallestPageByteCount...WireLimits.maximumPagePayloadByteCount

@@ -122,10 +122,12 @@ struct SendCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "What is pushed at most; pages that the VM waits for are never held back.",
-      discussion: "In bytes of pages a second, all bulk connections together. Default: no limit.",
-      valueName: "bytes per second"))
-  var bandwidthLimit: UInt64?
+      "What is sent at most; pages that the VM waits for are never held back.",
+      discussion: """
+        In bytes of pages a second, all bulk connections together; postcopyctl bandwidth changes \
+        it. Default: no limit.
+        """, valueName: "bytes per second"))
+  var bandwidth: UInt64?
 
   @Option(
     help: ArgumentHelp(
@@ -147,18 +149,17 @@ struct SendCommand: ParsableCommand {
   private static let longestMilliseconds: UInt64 = 86_400_000
   /// A link whose round trip takes longer is better waited for asleep.
   private static let longestBusyPollMicroseconds: UInt64 = 10_000
-  /// From one small page a second to more than any network carries.
-  private static let bandwidthLimits: ClosedRange<UInt64> = 4096...1_000_000_000_000
 
   func validate() throws {
     guard (1...WireLimits.maximumBulkConnectionCount).contains(bulkConnections) else {
       throw ValidationError(
         "--bulk-connections must be 1 to \(WireLimits.maximumBulkConnectionCount)")
     }
-    if let bandwidthLimit, !Self.bandwidthLimits.contains(bandwidthLimit) {
+    if let bandwidth, !SessionRequest.bandwidthLimits.contains(bandwidth) {
       throw ValidationError(
-        "--bandwidth-limit must be \(Self.bandwidthLimits.lowerBound) to "
-          + "\(Self.bandwidthLimits.upperBound) bytes per second; leave it out for no limit")
+        "--bandwidth must be \(SessionRequest.bandwidthLimits.lowerBound) to "
+          + "\(SessionRequest.bandwidthLimits.upperBound) bytes per second; leave it out for no "
+          + "limit")
     }
     if let busyPoll, busyPoll > Self.longestBusyPollMicroseconds {
       throw ValidationError(
@@ -233,11 +234,14 @@ struct SendCommand: ParsableCommand {
       Self.keep(desk, at: note)
     }
     do {
+      reporter.trace = try common.migrationTrace(
+        process: "page-server", isContinued: isRecovering, console: console)
       let saved = isRecovering ? try common.savedSession(.source) : nil
       let session =
         isRecovering
         ? try SourceSession(recovering: try configuration(console), observer: observer)
         : try SourceSession(try configuration(console), observer: observer)
+      desk.update { $0.bytesPerSecondLimit = bandwidth }
       desk.pass(to: session.orderAddress)
       try common.begin(context, desk, side: .source, recovered: saved)
       let result = try session.run(signals: signals)
@@ -270,7 +274,7 @@ struct SendCommand: ParsableCommand {
     configuration.switchLimits = switchLimits
     configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
     configuration.bulkConnectionCount = UInt8(bulkConnections)
-    configuration.bulkBytesPerSecond = bandwidthLimit
+    configuration.bulkBytesPerSecond = bandwidth
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
     if let busyPoll {
@@ -330,6 +334,8 @@ extension SendCommand {
         status.settledPageCount = min(
           progress.counts?.settledPageCount ?? 0, progress.totalPageCount)
       }
+    case .bandwidthLimited(let bytesPerSecond):
+      desk.update { $0.bytesPerSecondLimit = bytesPerSecond }
     case .listening, .stranger, .refused, .stopRefused, .signalIgnored, .seedRound: break
     }
   }

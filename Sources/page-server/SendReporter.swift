@@ -12,6 +12,8 @@ final class SendReporter {
   private let vmName: String
   private let mode: String
   private let console: Console
+  /// Where the course of the session is drawn.
+  var trace = MigrationTrace(nil)
   private let startedAt = WallClock.timestamp()
   private var rate = RateMeter()
   /// Rounds that end before are told with -v alone.
@@ -38,11 +40,22 @@ final class SendReporter {
           + "and another destination may dial")
     case .recovered(let state):
       console.log(.notice, "an earlier process's session is taken up: \(state)")
-    case .lost(let reason): console.tellLost(reason.reason)
+      trace.state("\(state)")
+    case .lost(let reason):
+      console.tellLost(reason.reason)
+      trace.linkLost(reason.reason)
     case .restored(let peer, let outage):
       console.tellRestored(address: peer, outageNanoseconds: outage)
-    case .state(let state): console.log(.debug, "state: \(state)")
+      trace.linkRestored()
+    case .state(let state):
+      console.log(.debug, "state: \(state)")
+      trace.state("\(state)")
     case .seedRound(let note): tell(note)
+    case .bandwidthLimited(let bytesPerSecond):
+      trace.bandwidthLimited(bytesPerSecond: bytesPerSecond)
+      console.log(
+        .notice, "bandwidth: \(bytesPerSecond.map { "at most \($0) bytes a second" } ?? "no limit")"
+      )
     case .stopRefused(let reason): console.log(.warning, reason.reason)
     case .signalIgnored(let signal): console.log(.debug, "\(signal.name) ends nothing")
     case .progress(let progress): show(progress)
@@ -59,14 +72,11 @@ final class SendReporter {
       "round \(note.number): \(mebibytes(Double(result.sentByteCount))) sent in "
       + "\(result.nanoseconds / 1_000_000) ms, "
       + "\(mebibytes(Double(result.dirtiedByteCount))) written meanwhile"
-    switch note.verdict {
-    case .goOn(nil): break
-    case .goOn(let obstacle?): text += "; going on, though \(obstacle.rawValue)"
-    case .switchOver(let reason): text += "; switching: \(reason.rawValue)"
-    case .stay(let reason): text += "; giving up: \(reason.rawValue)"
-    }
+    let verdict = Self.words(for: note.verdict)
+    if note.verdict != .goOn(obstacle: nil) { text += "; \(verdict)" }
     // A guest that does not come to fit has hundreds of rounds a second: not each is news.
     let now = MonotonicClock.now()
+    trace.round(note.number, result, verdict: verdict, now: now)
     let isNews =
       if case .goOn = note.verdict { now >= nextRoundTold } else { true }
     if isNews { nextRoundTold = now.advanced(byNanoseconds: Self.roundRestNanoseconds) }
@@ -75,17 +85,26 @@ final class SendReporter {
 
   private static let roundRestNanoseconds: UInt64 = 200_000_000
 
+  private static func words(for verdict: RoundVerdict) -> String {
+    switch verdict {
+    case .goOn(nil): "going on"
+    case .goOn(let obstacle?): "going on, though \(obstacle.rawValue)"
+    case .switchOver(let reason): "switching: \(reason.rawValue)"
+    case .stay(let reason): "giving up: \(reason.rawValue)"
+    }
+  }
+
   private func show(_ progress: SourceProgress) {
     guard let counts = progress.counts else { return }
     let done = min(counts.settledPageCount, progress.totalPageCount)
     let bytes = counts.urgentByteCount + counts.bulkByteCount
-    console.show(
-      ProgressSample(
-        vm: vmName, phase: "\(progress.state)", elapsedNanoseconds: progress.elapsedNanoseconds,
-        donePageCount: done, totalPageCount: progress.totalPageCount, byteCount: bytes,
-        bytesPerSecond: rate.bytesPerSecond(
-          byteCount: bytes, elapsedNanoseconds: progress.elapsedNanoseconds)),
-      now: MonotonicClock.now())
+    let sample = ProgressSample(
+      vm: vmName, phase: "\(progress.state)", elapsedNanoseconds: progress.elapsedNanoseconds,
+      donePageCount: done, totalPageCount: progress.totalPageCount, byteCount: bytes,
+      bytesPerSecond: rate.bytesPerSecond(
+        byteCount: bytes, elapsedNanoseconds: progress.elapsedNanoseconds))
+    console.show(sample, now: MonotonicClock.now())
+    trace.progress(sample)
   }
 
   /// Says that the program itself failed; both hosts keep what they hold.
@@ -103,6 +122,7 @@ final class SendReporter {
     let report = MigrationReport(
       vm: vmName, session: nil, side: "source", outcome: outcome, mode: mode,
       startedAt: startedAt, totalNanoseconds: 0)
+    endTrace(outcome)
     tell(outcome, report)
     return outcome.ending.exitCode
   }
@@ -122,8 +142,13 @@ final class SendReporter {
           mismatches: UInt64(guest.mismatchCount))
       }
     }
-    report.phases = Self.phases(result.times)
+    report.phases = Self.phases(result.times).map(\.phaseTime)
+    endTrace(result.outcome, Self.phases(result.times) + Self.steps(result.times))
     tell(result.outcome, report)
+  }
+
+  private func endTrace(_ outcome: Outcome, _ stretches: [Stretch] = []) {
+    if let problem = trace.finish(outcome, stretches) { console.log(.warning, problem) }
   }
 
   private static func add(
@@ -158,29 +183,44 @@ final class SendReporter {
     return Downtime(
       nanoseconds: nanoseconds, uncertaintyNanoseconds: (result.roundTripNanoseconds ?? 0) / 2,
       parts: [
-        part(.pause, times.freeze, times.paused),
+        part(.pause, times.freeze, times.paused, less: times.lastScanNanoseconds),
+        times.seeding.map { _ in
+          PhaseTime(.lastScan, nanoseconds: times.lastScanNanoseconds)
+        },
         part(.stateSave, times.discarded, times.saved),
         PhaseTime(
           .transfer,
           nanoseconds: there.transferNanoseconds - min(there.transferNanoseconds, saveNanoseconds)),
         PhaseTime(.load, nanoseconds: there.loadNanoseconds),
+        there.fillNanoseconds > 0
+          ? PhaseTime(.fill, nanoseconds: there.fillNanoseconds) : nil,
         part(.handOffSyncs, times.prepared, times.handedOff, more: there.acceptNanoseconds),
         part(.go, times.handedOff, times.ran, less: afterGo),
         PhaseTime(.resume, nanoseconds: there.startNanoseconds),
       ].compactMap { $0 })
   }
 
-  private static func phases(_ times: SourceTimes) -> [PhaseTime] {
-    let named: [(String, Instant?, Instant?)] = [
-      ("rounds while the VM ran here", times.seeding, times.freeze),
-      ("freeze to hand-off", times.freeze, times.handedOff),
-      ("hand-off to running at the destination", times.handedOff, times.ran),
-      ("pulling the rest", times.ran, times.complete),
-    ]
-    return named.compactMap { name, start, end in
-      guard let start, let end else { return nil }
-      return PhaseTime(name, nanoseconds: end.nanoseconds(since: start))
+  private static func phases(_ times: SourceTimes) -> [Stretch] {
+    [
+      Stretch("rounds while the VM ran here", times.seeding, times.freeze),
+      Stretch("freeze to hand-off", times.freeze, times.handedOff),
+      Stretch("hand-off to running at the destination", times.handedOff, times.ran),
+      Stretch("pulling the rest", times.ran, times.complete),
+    ].compactMap { $0 }
+  }
+
+  /// What the hand-over waited for here, step by step.
+  private static func steps(_ times: SourceTimes) -> [Stretch] {
+    let scanStart = times.paused.map {
+      Instant(nanoseconds: $0.nanoseconds - min($0.nanoseconds, times.lastScanNanoseconds))
     }
+    return [
+      Stretch(DowntimePart.pause.rawValue, times.freeze, scanStart),
+      Stretch(
+        DowntimePart.lastScan.rawValue, times.seeding == nil ? nil : scanStart, times.paused),
+      Stretch(DowntimePart.stateSave.rawValue, times.discarded, times.saved),
+      Stretch(DowntimePart.handOffSyncs.rawValue, times.prepared, times.handedOff),
+    ].compactMap { $0 }
   }
 
   private static func part(

@@ -12,7 +12,8 @@ struct PostcopyctlCommand: ParsableCommand {
     version: Release.version,
     subcommands: [
       TokenCommand.self, CertificatesCommand.self, DoctorCommand.self, ListCommand.self,
-      StatusCommand.self, SwitchCommand.self, ParkCommand.self, AbortCommand.self,
+      StatusCommand.self, BandwidthCommand.self, SwitchCommand.self, ParkCommand.self,
+      AbortCommand.self,
       RecoverCommand.self,
     ])
 }

@@ -62,7 +62,7 @@ struct ParkCommand: ParsableCommand {
 
   func validate() throws { _ = try place.vmName() }
 
-  func run() throws { try SessionAsking.ask(.park, place) }
+  func run() throws { try SessionAsking.ask(SessionRequest(.park), place) }
 }
 
 /// See `ParkCommand`.
@@ -80,7 +80,7 @@ struct AbortCommand: ParsableCommand {
 
   func validate() throws { _ = try place.vmName() }
 
-  func run() throws { try SessionAsking.ask(.abort, place) }
+  func run() throws { try SessionAsking.ask(SessionRequest(.abort), place) }
 }
 
 /// `postcopyctl switch`: ends the rounds.
@@ -98,7 +98,50 @@ struct SwitchCommand: ParsableCommand {
 
   func validate() throws { _ = try place.vmName() }
 
-  func run() throws { try SessionAsking.ask(.switchOver, place, sides: [.source]) }
+  func run() throws { try SessionAsking.ask(SessionRequest(.switchOver), place, sides: [.source]) }
+}
+
+/// `postcopyctl bandwidth`: changes what a running session may send.
+struct BandwidthCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "bandwidth",
+    abstract: "Limit what a VM's migration sends, or lift the limit, while it runs.",
+    discussion: """
+      On the host that the VM leaves; takes the place of --bandwidth. Pages that the VM waits for \
+      are never held back. A worker that has to be started again takes the limit of its command \
+      line.
+      """)
+
+  @OptionGroup var place: VMPlaceOptions
+
+  @Option(
+    name: .customLong("limit"),
+    help: ArgumentHelp(
+      "Bytes a second, all bulk connections together, or none.",
+      valueName: "bytes per second|none"))
+  var limitText: String
+
+  func validate() throws {
+    _ = try place.vmName()
+    _ = try bytesPerSecond()
+  }
+
+  func run() throws {
+    try SessionAsking.ask(
+      SessionRequest(.limitBandwidth, bytesPerSecond: try bytesPerSecond()), place,
+      sides: [.source])
+  }
+
+  /// nil for no limit.
+  private func bytesPerSecond() throws -> UInt64? {
+    if limitText == "none" { return nil }
+    guard let limit = UInt64(limitText), SessionRequest.bandwidthLimits.contains(limit) else {
+      throw ValidationError(
+        "--limit must be \(SessionRequest.bandwidthLimits.lowerBound) to "
+          + "\(SessionRequest.bandwidthLimits.upperBound) bytes per second, or none")
+    }
+    return limit
+  }
 }
 
 /// What is printed about sessions.
@@ -127,7 +170,8 @@ private enum Overview {
 /// tells what became of each.
 private enum SessionAsking {
   static func ask(
-    _ verb: SessionVerb, _ place: VMPlaceOptions, sides: [JournalSide] = JournalSide.allCases
+    _ request: SessionRequest, _ place: VMPlaceOptions,
+    sides: [JournalSide] = JournalSide.allCases
   ) throws {
     let name = try place.vmName()
     var problems: [String] = []
@@ -136,7 +180,7 @@ private enum SessionAsking {
     for side in sides {
       do throws(ControlSocketError) {
         let client = try ControlSocketClient(path: try path(of: name, side, place))
-        try client.send(verb)
+        try client.send(request)
         asked.append((side, client))
       } catch {
         if !error.isNobodyThere { problems.append("VM \(name) (\(side.name)): \(error)") }
@@ -148,10 +192,10 @@ private enum SessionAsking {
     }
     for (side, client) in asked {
       do throws(ControlSocketError) {
-        let answer = try client.answer(to: verb)
+        let answer = try client.answer(to: request.verb)
         // Whatever is asked of a session that ends is answered with its end.
-        if verb == .switchOver, let outcome = answer.outcome {
-          problems.append("VM \(name) (\(side.name)): not switched, the session is \(outcome)")
+        if !request.verb.isStop, let outcome = answer.outcome {
+          problems.append("VM \(name) (\(side.name)): not done, the session is \(outcome)")
           continue
         }
         let reason = answer.reason.map { ": \($0)" } ?? ""

@@ -128,6 +128,8 @@ struct ReceiveCommand: ParsableCommand {
       Self.keep(desk, at: note)
     }
     do {
+      reporter.trace = try common.migrationTrace(
+        process: "postcopyd", isContinued: isRecovering, console: console)
       let saved = isRecovering ? try common.savedSession(.destination) : nil
       let session =
         isRecovering

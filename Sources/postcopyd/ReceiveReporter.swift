@@ -11,6 +11,8 @@ import Wire
 final class ReceiveReporter {
   private let vmName: String
   private let console: Console
+  /// Where the course of the session is drawn.
+  var trace = MigrationTrace(nil)
   private let startedAt = WallClock.timestamp()
   private var rate = RateMeter()
 
@@ -30,14 +32,22 @@ final class ReceiveReporter {
     case .joined(let endpoint): console.log(.notice, "connected to the source at \(endpoint)")
     case .recovered(let state):
       console.log(.notice, "an earlier process's session is taken up: \(state)")
-    case .lost(let reason): console.tellLost(reason.reason)
+      trace.state("\(state)")
+    case .lost(let reason):
+      console.tellLost(reason.reason)
+      trace.linkLost(reason.reason)
     case .restored(let endpoint, let outage):
       console.tellRestored(address: "\(endpoint)", outageNanoseconds: outage)
+      trace.linkRestored()
     case .guestPaused(let isComplete):
       console.tellGuestPaused(reason: "the link is lost", isComplete: isComplete)
+      trace.guestPaused()
     case .guestResumed(let reason, let paused):
       console.tellGuestResumed(reason: reason.rawValue, pausedNanoseconds: paused)
-    case .state(let state): console.log(.debug, "state: \(state)")
+      trace.guestResumed()
+    case .state(let state):
+      console.log(.debug, "state: \(state)")
+      trace.state("\(state)")
     case .warning(let text): console.log(.warning, text)
     case .stopRefused(let reason): console.log(.warning, reason.reason)
     case .signalIgnored(let signal): console.log(.debug, "\(signal.name) ends nothing")
@@ -48,17 +58,17 @@ final class ReceiveReporter {
   private func show(_ progress: DestinationProgressReport) {
     guard let statistics = progress.statistics, progress.totalPageCount > 0 else { return }
     let latency = statistics.demandLatency
-    console.show(
-      ProgressSample(
-        vm: vmName, phase: "\(progress.state)", elapsedNanoseconds: progress.elapsedNanoseconds,
-        donePageCount: statistics.settledPageCount, totalPageCount: progress.totalPageCount,
+    let sample = ProgressSample(
+      vm: vmName, phase: "\(progress.state)", elapsedNanoseconds: progress.elapsedNanoseconds,
+      donePageCount: statistics.settledPageCount, totalPageCount: progress.totalPageCount,
+      byteCount: statistics.installedByteCount,
+      bytesPerSecond: rate.bytesPerSecond(
         byteCount: statistics.installedByteCount,
-        bytesPerSecond: rate.bytesPerSecond(
-          byteCount: statistics.installedByteCount,
-          elapsedNanoseconds: progress.elapsedNanoseconds),
-        faultCount: statistics.faultCount, p50Nanoseconds: latency.nanoseconds(atQuantile: 0.5),
-        p99Nanoseconds: latency.nanoseconds(atQuantile: 0.99)),
-      now: MonotonicClock.now())
+        elapsedNanoseconds: progress.elapsedNanoseconds),
+      faultCount: statistics.faultCount, p50Nanoseconds: latency.nanoseconds(atQuantile: 0.5),
+      p99Nanoseconds: latency.nanoseconds(atQuantile: 0.99))
+    console.show(sample, now: MonotonicClock.now())
+    trace.progress(sample)
   }
 
   /// Says that the program itself failed; both hosts keep what they hold.
@@ -73,6 +83,7 @@ final class ReceiveReporter {
   func finish(_ refusal: Refusal) -> Int32 {
     let outcome = Outcome(
       ending: .refused, reason: refusal, source: .untouched, destination: .untouched)
+    endTrace(outcome)
     tell(
       outcome,
       MigrationReport(
@@ -95,8 +106,14 @@ final class ReceiveReporter {
       GuestPauses(
         count: $0.count, totalNanoseconds: $0.totalNanoseconds, isPaused: $0.isPaused)
     }
-    report.phases = Self.phases(result.times)
+    let phases = Self.phases(result.times)
+    report.phases = phases.map(\.phaseTime)
+    endTrace(result.outcome, phases)
     tell(result.outcome, report)
+  }
+
+  private func endTrace(_ outcome: Outcome, _ stretches: [Stretch] = []) {
+    if let problem = trace.finish(outcome, stretches) { console.log(.warning, problem) }
   }
 
   private func add(_ statistics: DataPlaneStatistics, to report: inout MigrationReport) {
@@ -129,22 +146,17 @@ final class ReceiveReporter {
       mismatches: UInt64(result.guestAtEnd?.mismatchCount ?? 0))
   }
 
-  private static func phases(_ times: DestinationTimes) -> [PhaseTime] {
-    let named: [(String, Instant?, Instant?)] = [
-      ("device state on its way", times.frozen, times.deviceState),
-      ("device state loaded", times.deviceState, times.loaded),
+  private static func phases(_ times: DestinationTimes) -> [Stretch] {
+    [
+      Stretch("device state on its way", times.frozen, times.deviceState),
+      Stretch("device state loaded", times.deviceState, times.loaded),
       // The same moment where the VM waits for no page.
-      (
+      Stretch(
         "what was to be there before the VM runs",
-        times.loaded == times.prepared ? nil : times.loaded, times.prepared
-      ),
-      ("GO to GO_ACCEPTED on disk", times.go, times.goAccepted),
-      ("GO_ACCEPTED to running", times.goAccepted, times.running),
-      ("running to all resident", times.running, times.allResident),
-    ]
-    return named.compactMap { name, start, end in
-      guard let start, let end else { return nil }
-      return PhaseTime(name, nanoseconds: end.nanoseconds(since: start))
-    }
+        times.loaded == times.prepared ? nil : times.loaded, times.prepared),
+      Stretch("GO to GO_ACCEPTED on disk", times.go, times.goAccepted),
+      Stretch("GO_ACCEPTED to running", times.goAccepted, times.running),
+      Stretch("running to all resident", times.running, times.allResident),
+    ].compactMap { $0 }
   }
 }

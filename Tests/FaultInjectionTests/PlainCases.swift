@@ -68,7 +68,7 @@ extension FaultInjection {
         GuestShape(memory: "32M", vcpus: 2),
         Plan(
           link: .loopback, hasRelay: true,
-          serverOptions: ["--bandwidth-limit", "\(bytesPerSecond)"]))
+          serverOptions: ["--bandwidth", "\(bytesPerSecond)"]))
       try migration.start()
       // At the cap 32 MiB would take longer than anybody waits here: the guest pulls them.
       try migration.expectCompletion()

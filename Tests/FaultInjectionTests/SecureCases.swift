@@ -15,7 +15,7 @@ extension FaultInjection {
         Migration.needy,
         Plan(
           link: .loopback, security: .tls, hasRelay: true,
-          serverOptions: held ? ["--bandwidth-limit", "4000000"] : []))
+          serverOptions: held ? ["--bandwidth", "4000000"] : []))
     }
 
     @Test("case 17: plain, encrypted")

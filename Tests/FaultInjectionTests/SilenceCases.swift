@@ -52,7 +52,7 @@ extension FaultInjection {
     @Test("case 11: a budget below the round trip: the link is made, lost and made again")
     func budgetBelowRoundTrip() throws {
       var plan = Plan(link: .loopback, hasRelay: true)
-      plan.serverOptions = ["--heartbeat-budget", "200", "--bandwidth-limit", "2000000"]
+      plan.serverOptions = ["--heartbeat-budget", "200", "--bandwidth", "2000000"]
       plan.receiverOptions = ["--heartbeat-budget", "200"]
       let migration = try Migration(Migration.needy, plan)
       // 300 ms there and back: while the bulk connection is made, urgent is silent for longer than
@@ -139,7 +139,7 @@ extension FaultInjection {
         Migration.needy,
         Plan(
           link: .loopback, security: .insecure,
-          serverOptions: ["--bandwidth-limit", "2000000"]))
+          serverOptions: ["--bandwidth", "2000000"]))
       migration.join(over: namespaces)
       try migration.startUntilRunning()
       try network.fail(namespaces)

@@ -126,6 +126,86 @@ import Testing
     #expect(judge(&slow, sent: 1, dirtied: 1) == on)
   }
 
+  /// 100 MiB a second in a second; then 1 MiB in 60 ms, which is 17.
+  @Test(
+    arguments: [
+      // Less than eight round trips.
+      (nanoseconds: 60_000_000, roundTrip: 8_000_000, isTelling: false),
+      (nanoseconds: 60_000_000, roundTrip: 7_500_000, isTelling: true),
+      // A host's scheduling, whatever the round trip.
+      (nanoseconds: 9_000_000, roundTrip: 50_000, isTelling: false),
+      (nanoseconds: 60_000_000, roundTrip: nil, isTelling: false),
+      (nanoseconds: 60_000_000, roundTrip: .max, isTelling: false),
+    ] as [(UInt64, UInt64?, Bool)])
+  func aRoundTellsTheRateWhenItIsMoreThanRoundTrips(
+    nanoseconds: UInt64, roundTrip: UInt64?, isTelling: Bool
+  ) {
+    var rule = preCopy()
+    #expect(judge(&rule, sent: 100, dirtied: 10) == on)
+    // 4 MiB would take 40 ms as the first round went, and far more as this one did.
+    let slow = SeedRoundResult(
+      sentByteCount: Self.mebibyte * nanoseconds / 60_000_000, nanoseconds: nanoseconds,
+      dirtiedByteCount: 4 * Self.mebibyte, roundTripNanoseconds: roundTrip)
+    let verdict = rule.roundEnded(slow, elapsedNanoseconds: 1)
+    #expect(verdict == (isTelling ? on : .switchOver(.fits)))
+  }
+
+  /// Its end waits for what was under way: it tells how fast the link is at least.
+  @Test func aRoundThatWasStoppedMakesNoLinkSlow() {
+    var rule = preCopy(nanoseconds: Self.second)
+    #expect(judge(&rule, sent: 100, dirtied: 10) == on)
+    #expect(rule.roundStopped(round(sent: 1, dirtied: 5), by: .time) == .switchOver(.fits))
+    #expect(rule.roundStopped(round(sent: 1, dirtied: 6), by: .time) == .stay(.time))
+  }
+
+  @Test func anotherLimitOfTheBandwidthForgetsWhatTheLinkCarried() {
+    var rule = preCopy(nanoseconds: Self.second)
+    #expect(judge(&rule, sent: 100, dirtied: 10) == on)
+    rule.bandwidthChanged()
+    let empty = round(sent: 0, dirtied: 1)
+    #expect(rule.roundStopped(empty, by: .time) == .stay(.time))
+  }
+
+  /// A part of the round went at a gigabyte a second, before the limit was lowered to ten million.
+  @Test func aRoundInWhichTheLimitWasChangedTellsNothing() {
+    var rule = SwitchRule(SwitchLimits())
+    rule.bandwidthChanged()
+    #expect(judge(&rule, sent: 1000, dirtied: 20) == on)
+    #expect(judge(&rule, sent: 20, dirtied: 20, nanoseconds: 2 * Self.second) == on)
+    var outrun = SwitchRule(SwitchLimits())
+    outrun.bandwidthChanged()
+    #expect(judge(&outrun, sent: 10, dirtied: 20) == on)
+  }
+
+  @Test func anotherLinkIsMeasuredAnew() {
+    var rule = preCopy(nanoseconds: Self.second)
+    #expect(judge(&rule, sent: 100, dirtied: 10) == on)
+    rule.linkChanged()
+    #expect(judge(&rule, sent: 10, dirtied: 1) == on)
+    #expect(judge(&rule, sent: 100, dirtied: 1) == .switchOver(.fits))
+  }
+
+  @Test func theFirstWholeRoundIsTheFirstHoweverManyWereLost() {
+    var rule = SwitchRule(SwitchLimits())
+    for _ in 0..<3 { rule.roundLost(remaining: 100) }
+    #expect(judge(&rule, sent: 100, dirtied: 100) == .switchOver(.outrun))
+  }
+
+  @Test func lostRoundsThatLeaveNoLessAreCounted() {
+    var rule = SwitchRule(SwitchLimits(maximumRoundCount: 2))
+    for remaining: UInt64 in [100, 90, 80] {
+      rule.roundLost(remaining: remaining)
+      #expect(!rule.roundsAreOver)
+    }
+    rule.roundLost(remaining: 80)
+    #expect(!rule.roundsAreOver)
+    rule.roundLost(remaining: 95)
+    #expect(rule.roundsAreOver)
+    var unlimited = preCopy()
+    for _ in 0..<1000 { unlimited.roundLost(remaining: 1) }
+    #expect(!unlimited.roundsAreOver)
+  }
+
   @Test(arguments: LimitAction.allCases)
   func aLimitOfPreCopyIsWhatWasAskedFor(action: LimitAction) {
     func verdict(_ reason: SwitchReason) -> RoundVerdict {

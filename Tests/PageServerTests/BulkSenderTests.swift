@@ -188,6 +188,25 @@ import Wire
     #expect(migration.plane.counts().pushedDataPageCount < 100)
   }
 
+  /// Nothing goes for years under the first cap; whoever waits under it is woken.
+  @Test(arguments: [nil, 20 << 20] as [UInt64?])
+  func aCapThatIsLiftedOrRaisedHoldsNobodyAnyMore(bytesPerSecond: UInt64?) throws {
+    let memory = try TestMemory(pageCount: 512)
+    try memory.fill(0..<512)
+    let bandwidth = BandwidthLimit(bytesPerSecond: 1)
+    let migration = try TestMigration(try memory.open(), bulkCount: 2, bandwidth: bandwidth)
+    try migration.beginServing()
+    migration.plane.beginPush()
+    // Both wait: a page of a debt of hours is on its way, or about to be.
+    bandwidth.set(bytesPerSecond: bytesPerSecond)
+    migration.plane.bandwidthChanged()
+    let arrivals = try Self.drainAll(migration) { TestMemory.content($0) }
+    arrivals.withLock { arrivals in
+      #expect(arrivals.wrong == [])
+      #expect(arrivals.areComplete)
+    }
+  }
+
   @Test func aCapLetsEverythingThroughInTheEnd() throws {
     let memory = try TestMemory(pageCount: 512)
     try memory.fill(0..<512)

@@ -10,7 +10,7 @@ import Wire
 @testable import PageServer
 
 /// A log that a test writes: what it holds is told with the next look.
-private final class ScriptedLog: DirtyLog {
+final class ScriptedLog: DirtyLog {
   struct State {
     var written: Set<Int> = []
     var startCount = 0
@@ -50,7 +50,7 @@ private final class ScriptedLog: DirtyLog {
 }
 
 /// A thread of a test, whose error is the test's.
-private final class TestThread: Sendable {
+final class TestThread: Sendable {
   private let result = Lock<Result<Void, any Error>>(.success(()))
   private let thread: Lock<WorkerThread?>
 
@@ -71,14 +71,14 @@ private final class TestThread: Sendable {
 }
 
 extension SeedRunEnd {
-  fileprivate var isDecided: Bool { if case .decided = self { true } else { false } }
-  fileprivate var isStaying: Bool { if case .staying = self { true } else { false } }
-  fileprivate var isLinkLost: Bool { if case .linkLost = self { true } else { false } }
+  var isDecided: Bool { if case .decided = self { true } else { false } }
+  var isStaying: Bool { if case .staying = self { true } else { false } }
+  var isLinkLost: Bool { if case .linkLost = self { true } else { false } }
 }
 
 @Suite(.timeLimit(.minutes(5))) struct SeederTests {
   /// What a destination has taken in, by page: the last content that came.
-  private final class Destination: Sendable {
+  final class Destination: Sendable {
     let pages = Lock<[Int: [UInt8]]>([:])
     let rounds = Lock<[UInt64]>([])
     let discards = Lock<[Int]>([])
@@ -123,9 +123,9 @@ extension SeedRunEnd {
     }
   }
 
-  private let on = RoundVerdict.goOn(obstacle: nil)
+  let on = RoundVerdict.goOn(obstacle: nil)
 
-  private func noted(_ notes: Lock<[SeedRoundNote]>) -> [SeedRoundNote] { notes.withLock { $0 } }
+  func noted(_ notes: Lock<[SeedRoundNote]>) -> [SeedRoundNote] { notes.withLock { $0 } }
 
   @Test(arguments: [1, 3])
   func eachRoundSendsWhatWasWrittenInTheOneBefore(bulkCount: Int) throws {
@@ -183,60 +183,6 @@ extension SeedRunEnd {
     #expect(destination.pushed.withLock { $0 } == [5, 64])
     #expect(migration.plane.counts().seededDataPageCount == 67)
     #expect(migration.plane.counts().settledPageCount == 96)
-  }
-
-  @Test func whatWasUnderWayOnALostLinkIsSentAgain() throws {
-    let memory = try TestMemory(pageCount: 32)
-    try memory.fill(0..<32)
-    let log = ScriptedLog(pageCount: 32)
-    let backing = try memory.open()
-    let first = try TestMigration(backing)
-    let seeder = Seeder(layout: first.layout, log: log, limits: SwitchLimits())
-    // It takes all of round 1, and its answer is lost with the link.
-    let peer = first.bulk[0]
-    let reader = try TestThread {
-      try peer.grant(total: 1 << 30)
-      while try peer.receive().header.type != .seedRound {}
-      peer.connection.shutdown()
-    }
-    let plane = first.plane
-    let ender = try TestThread {
-      while let notice = plane.events.receive(until: soon()) {
-        if case .linkLost = notice { break }
-      }
-      plane.cut()
-    }
-    let end = try seeder.run(over: plane) { _ in Issue.record("no round has ended") }
-    #expect(end.isLinkLost)
-    try reader.finish()
-    try ender.finish()
-    log.write([7])
-    let second = try TestMigration(backing, isReturn: true)
-    let destination = Destination()
-    let bulk = second.bulk[0]
-    let layout = second.layout
-    let thread = try TestThread {
-      try destination.serve(bulk, layout) { round in if round == 2 { log.write([9]) } }
-    }
-    let notes = Lock<[SeedRoundNote]>([])
-    let secondEnd = try seeder.run(over: second.plane) { note in
-      notes.withLock { $0.append(note) }
-    }
-    #expect(secondEnd.isDecided)
-    // All of the lost round, whatever of it has arrived.
-    let sent = noted(notes).map(\.result.sentByteCount)
-    #expect(sent.first.map { $0 == 32 * 4096 } ?? false)
-    #expect(log.state.withLock { $0.startCount } == 1)
-    // The map that a returning destination tells is of pages that may be stale.
-    try second.bulk[0].tellResidency([0..<32], of: 32)
-    let (stale, fresh) = try seeder.finish()
-    #expect((0..<32).filter { stale[$0] || !fresh[$0] } == (0..<32).filter { stale[$0] })
-    second.plane.discard(stale, keeping: fresh)
-    try second.beginServing()
-    second.plane.beginPush()
-    try thread.finish()
-    #expect(
-      destination.pushed.withLock { $0.sorted() } == destination.discards.withLock { $0.sorted() })
   }
 
   /// What ends a round in its middle.

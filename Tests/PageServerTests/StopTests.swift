@@ -34,4 +34,15 @@ import Wire
     _ = order(OrderRequest(.abort) { Issue.record("answered: \($0)") })
     _ = try session.end()
   }
+
+  @Test func aLimitCanBeSetBeforeAnybodyHasCome() throws {
+    let place = try SessionPlace()
+    let session = try RunningSession(try place.configuration("asked"))
+    let order = try session.orderAddress()
+    let answers = try Mailbox<SessionAnswer>(capacity: 1)
+    _ = order(OrderRequest(.limitBandwidth(bytesPerSecond: 1 << 20)) { _ = answers.post($0) })
+    #expect(try #require(answers.receive(until: soon())).ok)
+    _ = order(OrderRequest(.abort) { Issue.record("answered: \($0)") })
+    _ = try session.end()
+  }
 }

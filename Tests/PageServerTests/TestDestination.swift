@@ -89,7 +89,7 @@ final class TestMigration: Sendable {
   init(
     _ backing: any MemoryBacking, layout: ImageLayout? = nil, bulkCount: Int = 1,
     prefetch: PrefetchKind? = .bubbling, over text: String = "unix:", isReturn: Bool = false,
-    bulkBytesPerSecond: UInt64? = nil,
+    bulkBytesPerSecond: UInt64? = nil, bandwidth: BandwidthLimit? = nil,
     // A played destination sends no heartbeats.
     heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000, busyPollNanoseconds: UInt64 = 0,
     hostHasRoom: @escaping @Sendable () -> Bool = HostProcessors.haveRoom,
@@ -101,7 +101,8 @@ final class TestMigration: Sendable {
     try backing.validate(layout)
     let plane = try SourceDataPlane(
       backing: backing, layout: layout, session: testSession, prefetch: prefetch,
-      bulkBytesPerSecond: bulkBytesPerSecond, isReturn: isReturn,
+      bandwidth: bandwidth ?? BandwidthLimit(bytesPerSecond: bulkBytesPerSecond),
+      isReturn: isReturn,
       heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
       busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,
       // Behind nobody and before nobody: other tests run beside it.

@@ -97,7 +97,7 @@ import Wire
   @Test func processorsAreSharedAsFarAsThreadsMayMeetThere() {
     func count(urgent: Int?, bulk: Int?) -> Int {
       SourceOptions(
-        prefetch: nil, bulkBytesPerSecond: nil, hasPayloadChecksums: true,
+        prefetch: nil, bandwidth: BandwidthLimit(bytesPerSecond: nil), hasPayloadChecksums: true,
         heartbeatBudgetNanoseconds: 1_000_000_000, busyPollNanoseconds: 0, hostHasRoom: { true },
         urgentPlacement: ThreadPlacement(processor: urgent, isUrgent: true),
         bulkPlacement: ThreadPlacement(processor: bulk)

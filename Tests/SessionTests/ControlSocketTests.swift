@@ -69,7 +69,7 @@ struct ControlSocketTests {
   @Test("A stop is answered when the session has ended, with how it did")
   func stop() throws {
     let first = try client()
-    try first.send(.park)
+    try first.send(SessionRequest(.park))
     let request = try #require(orders.receive(until: deadline()))
     #expect(request.order == .park)
     // Whoever waits is not forgotten, and others are served meanwhile.
@@ -88,15 +88,15 @@ struct ControlSocketTests {
   func refusedStop() throws {
     let aborting = try client()
     let parking = try client()
-    try aborting.send(.abort)
+    try aborting.send(SessionRequest(.abort))
     let abort = try #require(orders.receive(until: deadline()))
-    try parking.send(.park)
+    try parking.send(SessionRequest(.park))
     _ = try #require(orders.receive(until: deadline()))
     abort.refuse("the VM is handed off")
     let error = #expect(throws: ControlSocketError.self) { try aborting.answer(to: .abort) }
     #expect(error == .refused("the VM is handed off"))
     // What stands behind a stop waits for its answer, and is heard then.
-    try parking.send(.status)
+    try parking.send(SessionRequest(.status))
     desk.end(parked)
     #expect(try parking.answer(to: .park).outcome == "parked")
     #expect(try parking.answer(to: .status).status?.state == "preparing")
@@ -105,13 +105,25 @@ struct ControlSocketTests {
   @Test("An order that is taken is answered at once, and the session goes on")
   func accepted() throws {
     let client = try client()
-    try client.send(.switchOver)
+    try client.send(SessionRequest(.switchOver))
     let request = try #require(orders.receive(until: deadline()))
     #expect(request.order == .switchOver)
     request.accept()
     let answer = try client.answer(to: .switchOver)
     #expect(answer.ok && answer.outcome == nil)
     #expect(try client.ask(.status).ok)
+  }
+
+  @Test("A limit is passed on with its figure, and without one when it is lifted")
+  func limit() throws {
+    let client = try client()
+    for limit in [4096, nil] as [UInt64?] {
+      try client.send(SessionRequest(.limitBandwidth, bytesPerSecond: limit))
+      let request = try #require(orders.receive(until: deadline()))
+      #expect(request.order == .limitBandwidth(bytesPerSecond: limit))
+      request.accept()
+      #expect(try client.answer(to: .limitBandwidth).ok)
+    }
   }
 
   @Test("An order that finds no room, or no session yet, is said to")
@@ -127,7 +139,7 @@ struct ControlSocketTests {
   @Test("Whoever waits when the socket is closed is told how the session ended")
   func lastAnswer() throws {
     let client = try client()
-    try client.send(.park)
+    try client.send(SessionRequest(.park))
     _ = try #require(orders.receive(until: deadline()))
     desk.end(parked)
     socket.close()
@@ -141,6 +153,9 @@ struct ControlSocketTests {
       ("{\"verb\":\"status\",\"version\":2}\n", "version 2"),
       ("{\"verb\":\"dance\",\"version\":1}\n", "no verb \"dance\""),
       ("{\"verb\":\"adopt\",\"version\":1}\n", "one end of a channel"),
+      ("{\"verb\":\"bandwidth\",\"version\":1,\"bytesPerSecond\":4095}\n", "4096 to"),
+      ("{\"verb\":\"bandwidth\",\"version\":1,\"bytesPerSecond\":-1}\n", "one line"),
+      ("{\"verb\":\"bandwidth\",\"version\":1,\"bytesASecond\":4096}\n", "or null"),
     ]
     for (text, words) in rows {
       let answer = try rawAnswer(to: text)

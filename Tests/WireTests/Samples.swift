@@ -28,7 +28,7 @@ enum Samples {
       epoch: Epoch(rawValue: 7), nanosecondsSinceStart: 1_234_567,
       PauseParts(
         transferNanoseconds: 1, loadNanoseconds: 0x0203, acceptNanoseconds: 0x0004_0506,
-        startNanoseconds: 0x0708_090a)),
+        startNanoseconds: 0x0708_090a, fillNanoseconds: 0x0b0c)),
     .complete(epoch: Epoch(rawValue: 7)),
     .completeAcknowledged(epoch: Epoch(rawValue: 7)),
     .abort(epoch: Epoch(rawValue: 6), Refusal(.operatorRequest, "by hand")),

@@ -50,9 +50,9 @@ enum ControlLines {
   /// What a session does with it.
   private static func ask(_ line: [UInt8]) {
     switch SessionRequest.parse(line) {
-    case .success(let verb):
-      let again = Self.line(of: SessionRequest(verb).line)
-      guard case .success(verb) = SessionRequest.parse(again) else {
+    case .success(let request):
+      let again = Self.line(of: request.line)
+      guard case .success(request) = SessionRequest.parse(again) else {
         invariantBroken("a request reads as it is written")
       }
     case .failure(let error):

@@ -45,7 +45,8 @@ enum HostilePeer {
           transferNanoseconds: WireLimits.maximumNanoseconds,
           loadNanoseconds: WireLimits.maximumNanoseconds,
           acceptNanoseconds: WireLimits.maximumNanoseconds,
-          startNanoseconds: WireLimits.maximumNanoseconds))
+          startNanoseconds: WireLimits.maximumNanoseconds,
+          fillNanoseconds: WireLimits.maximumNanoseconds))
     case 8: return .complete(epoch: epoch)
     case 9: return .completeAcknowledged(epoch: epoch)
     case 10: return .abort(epoch: epoch, refusal)
@@ -131,7 +132,8 @@ struct SourceUnderAttack {
     switch order {
     case .pauseVM:
       return isDone
-        ? .paused(discardPageCount: PageCount(Int(detail))) : .pauseFailed(HostilePeer.trouble)
+        ? .paused(discardPageCount: PageCount(Int(detail)), scanNanoseconds: UInt64(detail))
+        : .pauseFailed(HostilePeer.trouble)
     case .resumeVM: return isDone ? .resumed : .resumeFailed(HostilePeer.trouble)
     case .saveDeviceState:
       return isDone ? .deviceStateSaved : .deviceStateSaveFailed(HostilePeer.trouble)
