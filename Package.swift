@@ -47,10 +47,12 @@ let package = Package(
     .systemLibrary(
       name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
     .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+    .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+    .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
 
     // Pure: no system call, clock, thread or randomness.
     module("Pages", []),
-    module("Codec", ["CISAL", "COpenSSL", "Pages"]),
+    module("Codec", ["CISAL", "CLZ4", "COpenSSL", "CZstd", "Pages"]),
     module("Wire", ["Codec", "Pages"]),
     module("Prefetch", ["Pages"]),
     module("Migration", ["Pages", "Wire"]),

@@ -22,6 +22,9 @@ struct BulkInstaller: ~Copyable {
   private let connection: Connection
   private let position: Int
   private var buffer: TransferBuffer
+  /// Pages that came packed.
+  private var unpacked: TransferBuffer
+  private var unpacker = PageUnpacker()
   /// Bytes received and not handled: they start at 0.
   private var filled = 0
   private var installedByteCount: UInt64 = 0
@@ -36,15 +39,18 @@ struct BulkInstaller: ~Copyable {
   init(
     plane: PlaneParts, link: BulkLinks, position: Int
   ) throws(SystemError) {
-    self.plane = plane
-    self.link = link
-    connection = link.connections[position]
-    self.position = position
     let hasHugePages = plane.installer.layout.regions.contains { $0.pageSize == .huge }
     let payload =
       hasHugePages
       ? WireLimits.maximumPagePayloadByteCount : WireLimits.maximumControlPayloadByteCount
-    buffer = try TransferBuffer(byteCount: payload + 2 * WireLimits.headerByteCount)
+    let buffer = try TransferBuffer(byteCount: payload + 2 * WireLimits.headerByteCount)
+    let unpacked = try TransferBuffer(byteCount: payload)
+    self.plane = plane
+    self.link = link
+    connection = link.connections[position]
+    self.position = position
+    self.buffer = buffer
+    self.unpacked = unpacked
   }
 
   /// Runs until the connection ends, at the latest when it is shut down here.
@@ -141,9 +147,11 @@ struct BulkInstaller: ~Copyable {
       try header.verify(payload: buffer.bytes(payload))
       switch header.type {
       case .pages:
-        install(header.run, payload)
+        let isPacked = header.flags.contains(.packed)
+        if isPacked { try unpack(header, payload) }
+        install(header.run, isPacked ? nil : payload)
         if !header.flags.contains(.demanded) {
-          installedByteCount += UInt64(header.payloadByteCount)
+          installedByteCount += UInt64(pageByteCount(of: header))
         }
       case .zeroPages: zero(header.run)
       case .poisonedPages: poison(header.run)
@@ -198,8 +206,13 @@ struct BulkInstaller: ~Copyable {
   ) throws(WireError) -> Bool {
     switch header.type {
     case .seedPages:
-      installedByteCount += UInt64(header.payloadByteCount)
-      return plane.installer.stageSeeds(header.run, buffer.bytes(payload))
+      installedByteCount += UInt64(pageByteCount(of: header))
+      guard header.flags.contains(.packed) else {
+        return plane.installer.stageSeeds(header.run, buffer.bytes(payload))
+      }
+      try unpack(header, payload)
+      return plane.installer.stageSeeds(
+        header.run, unpacked.bytes(0..<pageByteCount(of: header)))
     case .seedZeros: return plane.installer.seedZeros(header.run)
     case .seedRound:
       roundToAnswer = try SeedRound.number(in: buffer.bytes(payload), of: .seedRound)
@@ -229,7 +242,35 @@ struct BulkInstaller: ~Copyable {
 
   // MARK: Fills
 
-  private func install(_ run: PageRun, _ payload: Range<Int>) {
+  /// Unpacks the pages of a frame to the front of their buffer.
+  private mutating func unpack(
+    _ header: FrameHeader, _ payload: Range<Int>
+  ) throws(WireError) {
+    let prefix = try PackedPages(decoding: buffer.bytes(payload), of: header.type)
+    let count = pageByteCount(of: header)
+    let body = payload.lowerBound + WireLimits.packedPrefixByteCount..<payload.upperBound
+    guard
+      Self.unpack(buffer, body, as: prefix.encoding, into: &unpacked, 0..<count, by: &unpacker)
+    else { throw .value(header.type, .encoding, found: UInt64(prefix.encoding.rawValue)) }
+    try prefix.verify(unpacked.bytes(0..<count), of: header.type)
+  }
+
+  // Spans of two properties and a change of a third: apart from `self` they exclude each other not.
+  private static func unpack(
+    _ packed: borrowing TransferBuffer, _ body: Range<Int>, as encoding: PageEncoding,
+    into pages: inout TransferBuffer, _ range: Range<Int>, by unpacker: inout PageUnpacker
+  ) -> Bool {
+    var room = pages.mutableBytes(range)
+    return unpacker.unpack(packed.bytes(body), as: encoding, into: &room)
+  }
+
+  private func pageByteCount(of header: FrameHeader) -> Int {
+    let shift = plane.installer.map.entry(of: header.run.region).region.pageSize.shift
+    return Int(header.run.count.rawValue) << shift
+  }
+
+  /// The pages lie in the payload; nil: they were unpacked.
+  private func install(_ run: PageRun, _ payload: Range<Int>?) {
     let pages = plane.installer.layout.flatRange(of: run)
     let shift = plane.installer.map.entry(of: run.region).region.pageSize.shift
     var remaining = pages
@@ -238,8 +279,15 @@ struct BulkInstaller: ~Copyable {
       // The pages in front are done; their bytes lie in front too.
       let offset = (remaining.lowerBound - pages.lowerBound) << shift
       do throws(UFFDError) {
-        let progress = try plane.installer.install(
-          remaining, from: buffer.bytes(payload.lowerBound + offset..<payload.upperBound), .push)
+        let progress: FillProgress
+        if let payload {
+          progress = try plane.installer.install(
+            remaining, from: buffer.bytes(payload.lowerBound + offset..<payload.upperBound),
+            .push)
+        } else {
+          progress = try plane.installer.install(
+            remaining, from: unpacked.bytes(offset..<pages.count << shift), .push)
+        }
         guard goOn(progress, &remaining, &backoff) else { return }
       } catch {
         plane.events.sayOnce(.userfaultFailed, .userfaultFailed(error))

@@ -32,11 +32,12 @@ final class BandwidthLimit: Sendable {
     rate.withLock { $0?.spend(byteCount: byteCount, now: now) }
   }
 
-  /// What may go now of pages of that size, at least one of them, or when.
-  func allowance(pageByteCount: UInt64, now: Instant) -> Allowance {
+  /// What may go now of pages of that size, at least one of them; or when all that is wanted may,
+  /// a burst at most, so that a low cap does not make frames of single pages.
+  func allowance(pageByteCount: UInt64, wanted: UInt64, now: Instant) -> Allowance {
     rate.withLock { rate in
       guard let rate else { return .bytes(.max) }
-      let moment = rate.momentAffordable(byteCount: pageByteCount, now: now)
+      let moment = rate.momentAffordable(byteCount: max(pageByteCount, wanted), now: now)
       guard moment <= now else { return .nothing(until: moment) }
       return .bytes(max(pageByteCount, rate.affordableByteCount(now: now)))
     }

@@ -11,12 +11,16 @@ struct BulkSender: ~Copyable {
   private static let receiveByteCount =
     2 * (WireLimits.headerByteCount + WireLimits.maximumResidentMapPayloadByteCount)
 
-  private let context: SourceContext
+  let context: SourceContext
   private let connection: Connection
   private let wake: WakeEvent
-  private let servingGate: ServingGate
+  let servingGate: ServingGate
   private let frameGate: FrameGate
   private var loader: RunLoader
+  private var packer: FramePacker
+  private var packing: PackingRule
+  /// Since the last frame of pages: for credit and for the operator's cap.
+  private var waitNanoseconds: UInt64 = 0
   private var received: PageBuffer
   private var filled = 0
 
@@ -26,7 +30,7 @@ struct BulkSender: ~Copyable {
   private var sequence: UInt32 = 0
   private var isFinished = false
   /// The map, on the first bulk connection until it is done.
-  private var absentMap: AbsentMap?
+  var absentMap: AbsentMap?
   private let position: Int
   private var isFirst: Bool { position == 0 }
 
@@ -34,6 +38,8 @@ struct BulkSender: ~Copyable {
     _ context: SourceContext, _ connection: Connection, wake: WakeEvent, servingGate: ServingGate
   ) throws(SystemError) {
     let loader = try RunLoader(context)
+    let packer = try FramePacker(
+      largestByteCount: RunLoader.largestByteCount(of: context.layout))
     let received = try PageBuffer(byteCount: Self.receiveByteCount)
     self.context = context
     self.connection = connection
@@ -44,6 +50,8 @@ struct BulkSender: ~Copyable {
     frameGate = .session(
       from: .destination, on: .bulk, session: context.session, layout: context.layout)
     self.loader = loader
+    self.packer = packer
+    packing = PackingRule(context.options.packing)
     self.received = received
   }
 
@@ -51,7 +59,10 @@ struct BulkSender: ~Copyable {
   mutating func run() {
     do throws(LinkFailure) {
       while !context.ended {
-        if try !work() { try waitForNews() }
+        if try !work() {
+          packing.paused()
+          try waitForNews()
+        }
       }
     } catch {
       context.linkLost(.bulk, error)
@@ -118,79 +129,6 @@ struct BulkSender: ~Copyable {
     return true
   }
 
-  /// Names the stale seeds, all of them; false when there are none.
-  private func sendDiscards() throws(ServeError) -> Bool {
-    guard let stale = context.discards.withLock({ $0.take() }) else { return false }
-    var runs: [PageRun] = []
-    var left = stale.setCount
-    for region in context.layout.regions {
-      let first = context.layout.flatIndex(
-        of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
-      let end = first + Int(region.pageCount.rawValue)
-      var flat = first
-      while let run = stale.nextRun(from: flat, before: end, limit: end - first) {
-        runs.append(
-          PageRun(
-            region: region.index, start: PageIndex(run.lowerBound - first),
-            count: PageCount(run.count)))
-        flat = run.upperBound
-        left -= run.count
-        guard runs.count == WireLimits.maximumZeroMapRunCount || left == 0 else { continue }
-        let frame = RunMap.discard.encodedFrame(
-          runs[...], isLast: left == 0, session: context.session.shortID)
-        try transmit(frame.rawBytes)
-        runs.removeAll(keepingCapacity: true)
-      }
-    }
-    return true
-  }
-
-  // MARK: Map and device state
-
-  /// Searches a while and sends what was found; false when the map is done.
-  private mutating func sendMapStep() throws(ServeError) -> Bool {
-    guard var map = absentMap.take() else { return false }
-    let isOpen: Bool
-    do throws(MemoryError) {
-      isOpen = try servingGate.withState { (state) throws(MemoryError) in
-        if state == .open { try map.step(context.backing) }
-        return state == .open
-      }
-    } catch {
-      throw .memory(error)
-    }
-    guard isOpen else { return false }
-    while !map.runs.isEmpty {
-      let runs = map.takeFrame()
-      for run in runs {
-        let claimed = context.claims.claim(context.layout.flatRange(of: run))
-        context.counters.toldAbsent(pageCount: claimed)
-        context.counters.claimed(pageCount: claimed)
-      }
-      try transmit(RunMap.zero.encodedFrame(runs[...], session: context.session.shortID).rawBytes)
-    }
-    if !map.isFinished { absentMap = map }
-    return true
-  }
-
-  private func sendDeviceState() throws(ServeError) -> Bool {
-    guard let state = context.deviceState.withLock({ $0.take() }) else { return false }
-    var start = 0
-    repeat {
-      let end = min(start + WireLimits.maximumControlPayloadByteCount, state.count)
-      let piece = state.span.extracting(start..<end)
-      let payload = RawSpan(_elements: piece)
-      var frame: [UInt8] = []
-      FrameHeader.payload(
-        .deviceState, isLast: end == state.count, session: context.session.shortID, payload
-      ).appendEncoded(to: &frame)
-      try transmit(frame.rawBytes, hasMore: end > start)
-      if end > start { try transmit(payload) }
-      start = end
-    } while start < state.count
-    return true
-  }
-
   // MARK: Pushing
 
   private mutating func pushRun() throws(ServeError) {
@@ -239,24 +177,59 @@ struct BulkSender: ~Copyable {
         continue
       }
       if segment.kind == .content {
-        let affordable = try waitForCredit(for: purpose)
+        let affordable = try waitForCredit(for: purpose, segment.pageCount)
         if affordable == 0 { return page }
         segment = loader.segment(from: page, limit: affordable)
-        let byteCount = UInt64(segment.pageCount * loader.pageByteCount)
-        spent += byteCount
-        context.bandwidth.spend(byteCount: byteCount, now: MonotonicClock.now())
+        spent += UInt64(segment.pageCount * loader.pageByteCount)
       }
       if purpose == .seed { noteSeeds(segment) }
       page += segment.pageCount
       // Held back for the next segment only if that need not wait for credit itself.
       let rest = UInt64((loader.pageCount - page) * loader.pageByteCount)
-      let frame = loader.makeFrame(segment, for: purpose, sequence: sequence)
+      let hasMore = rest > 0 && granted - spent >= rest
+      if segment.kind == .content {
+        try sendContent(segment, for: purpose, hasMore: hasMore)
+      } else {
+        let frame = loader.makeFrame(segment, for: purpose, sequence: sequence)
+        try transmit(loader.bytes(frame), hasMore: hasMore)
+      }
       sequence &+= 1
-      try transmit(
-        loader.bytes(frame), hasMore: rest > 0 && granted - spent >= rest)
       context.counters.sentSegment(segment.kind, pageCount: segment.pageCount, for: purpose)
     }
     return page
+  }
+
+  /// Sends pages that are no zeros, packed where that is faster.
+  private mutating func sendContent(
+    _ segment: RunSegment, for purpose: PagePurpose, hasMore: Bool
+  ) throws(ServeError) {
+    let pageByteCount = segment.pageCount * loader.pageByteCount
+    let encoding = packing.nextEncoding
+    let start = MonotonicClock.now()
+    var packed: Range<Int>?
+    if let encoding {
+      packed = packer.makeFrame(
+        loader, segment, for: purpose, sequence: sequence, as: encoding)
+    }
+    let ready = encoding == nil ? start : MonotonicClock.now()
+    let sentByteCount = (packed?.count).map { $0 - WireLimits.headerByteCount } ?? pageByteCount
+    context.bandwidth.spend(byteCount: UInt64(sentByteCount), now: ready)
+    if let packed, let encoding {
+      try transmit(packer.bytes(packed), hasMore: hasMore)
+      context.counters.packed(
+        encoding, pageByteCount: pageByteCount, sentByteCount: sentByteCount)
+    } else {
+      let frame = loader.makeFrame(segment, for: purpose, sequence: sequence)
+      try transmit(loader.bytes(frame), hasMore: hasMore)
+    }
+    guard !packing.isDecided else { return }
+    let end = MonotonicClock.now()
+    packing.sent(
+      PackingRule.Frame(
+        encoding: encoding, pageByteCount: pageByteCount, sentByteCount: sentByteCount,
+        packNanoseconds: ready.nanoseconds(since: start),
+        waitNanoseconds: waitNanoseconds + end.nanoseconds(since: ready)), now: end)
+    waitNanoseconds = 0
   }
 
   /// Before they are sent: what is told of them must find them noted.
@@ -277,8 +250,11 @@ struct BulkSender: ~Copyable {
   }
 
   /// Waits until at least one page may be sent; how many. 0 when nobody wants them any more.
-  private mutating func waitForCredit(for purpose: PagePurpose) throws(ServeError) -> Int {
+  private mutating func waitForCredit(
+    for purpose: PagePurpose, _ wantedPageCount: Int
+  ) throws(ServeError) -> Int {
     let page = UInt64(loader.pageByteCount)
+    let wanted = UInt64(wantedPageCount) * page
     if granted - spent < page {
       context.counters.waitedForCredit()
       while granted - spent < page {
@@ -286,7 +262,8 @@ struct BulkSender: ~Copyable {
         try waitWhileNeeded(until: nil)
       }
     }
-    return Int(min(try waitForRate(page, atMost: granted - spent, purpose) / page, 1 << 20))
+    let credit = min(granted - spent, wanted)
+    return Int(try waitForRate(page, atMost: credit, purpose) / page)
   }
 
   private func isUnwanted(_ purpose: PagePurpose) -> Bool {
@@ -301,22 +278,30 @@ struct BulkSender: ~Copyable {
     while true {
       if isUnwanted(purpose) { return 0 }
       let now = MonotonicClock.now()
-      switch context.bandwidth.allowance(pageByteCount: pageByteCount, now: now) {
+      let allowance = context.bandwidth.allowance(
+        pageByteCount: pageByteCount, wanted: credit, now: now)
+      switch allowance {
       case .bytes(let affordable): return min(credit, affordable)
       case .nothing(let moment):
-        // It is we who hold back, and not the destination.
+        // It is we who hold back, and not the destination: that is said now and then.
         if purpose == .seed { context.seeds.noteProgress() }
-        try waitWhileNeeded(until: moment)
+        try waitWhileNeeded(
+          until: min(moment, now.advanced(byNanoseconds: Self.rateLookNanoseconds)))
       }
     }
   }
 
+  /// Far below what a seeder waits for a destination that takes nothing in.
+  private static let rateLookNanoseconds: UInt64 = 10_000_000_000
+
   private mutating func waitWhileNeeded(until moment: Instant?) throws(ServeError) {
+    let start = MonotonicClock.now()
     do throws(LinkFailure) {
       try waitForNews(until: moment)
     } catch {
       throw .link(error)
     }
+    waitNanoseconds += MonotonicClock.now().nanoseconds(since: start)
     // The loss that this makes is not told: we end the links ourselves.
     guard context.stopping else { return }
     throw .link(
@@ -381,7 +366,7 @@ struct BulkSender: ~Copyable {
     }
   }
 
-  private func transmit(_ bytes: RawSpan, hasMore: Bool = false) throws(ServeError) {
+  func transmit(_ bytes: RawSpan, hasMore: Bool = false) throws(ServeError) {
     do throws(ConnectionError) {
       try connection.send(bytes, hasMore: hasMore)
     } catch {

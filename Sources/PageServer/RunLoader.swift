@@ -40,7 +40,7 @@ struct RunLoader: ~Copyable {
   private let backing: any MemoryBacking
   private let layout: ImageLayout
   private let session: UInt32
-  private let hasChecksums: Bool
+  let hasChecksums: Bool
   private var buffer: PageBuffer
 
   private var run: PageRun
@@ -53,12 +53,17 @@ struct RunLoader: ~Copyable {
     layout = context.layout
     session = context.session.shortID
     hasChecksums = context.options.hasPayloadChecksums
-    let largest = layout.regions.reduce(0) { largest, region in
+    buffer = try PageBuffer(
+      byteCount: Self.firstPageOffset + Self.largestByteCount(of: layout))
+    run = PageRun(region: RegionIndex(0), start: PageIndex(0), count: .zero)
+  }
+
+  /// Bytes of the largest run of an image.
+  static func largestByteCount(of layout: ImageLayout) -> Int {
+    layout.regions.reduce(0) { largest, region in
       let pages = WireLimits.maximumRunPageCount(of: region.pageSize)
       return max(largest, Int(pages.byteCount(of: region.pageSize).rawValue))
     }
-    buffer = try PageBuffer(byteCount: Self.firstPageOffset + largest)
-    run = PageRun(region: RegionIndex(0), start: PageIndex(0), count: .zero)
   }
 
   /// Reads a run that exists in the image and fits one frame. Allocates nothing.
@@ -127,9 +132,7 @@ struct RunLoader: ~Copyable {
   mutating func makeFrame(
     _ segment: RunSegment, for purpose: PagePurpose, sequence: UInt32
   ) -> Range<Int> {
-    let run = PageRun(
-      region: run.region, start: run.start.advanced(by: PageCount(segment.start)),
-      count: PageCount(segment.pageCount))
+    let run = self.run(of: segment)
     let pages = pages(segment.start..<segment.start + segment.pageCount)
     let start = pages.lowerBound - WireLimits.headerByteCount
     let header: FrameHeader
@@ -160,6 +163,30 @@ struct RunLoader: ~Copyable {
     var room = buffer.mutableBytes(start..<pages.lowerBound)
     header.encode(into: &room)
     return start..<end
+  }
+
+  /// The header of a segment of contents that is not demanded, without a checksum of its pages.
+  func plainHeader(
+    _ segment: RunSegment, for purpose: PagePurpose, sequence: UInt32
+  ) -> FrameHeader {
+    let run = run(of: segment)
+    return purpose == .seed
+      ? .seedPages(run, pageSize: pageSize, session: session, sequence: sequence, checksum: nil)
+      : .pages(
+        run, pageSize: pageSize, isDemanded: false, session: session, sequence: sequence,
+        checksum: nil)
+  }
+
+  /// The pages of a segment, as they were read.
+  @_lifetime(borrow self)
+  borrowing func pageBytes(_ segment: RunSegment) -> RawSpan {
+    buffer.bytes(pages(segment.start..<segment.start + segment.pageCount))
+  }
+
+  private func run(of segment: RunSegment) -> PageRun {
+    PageRun(
+      region: run.region, start: run.start.advanced(by: PageCount(segment.start)),
+      count: PageCount(segment.pageCount))
   }
 
   /// The bytes of a frame that was made; valid until the next one is.

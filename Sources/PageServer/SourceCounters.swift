@@ -1,3 +1,4 @@
+internal import Codec
 internal import Synchronization
 internal import System
 
@@ -12,6 +13,7 @@ public final class SourceCounters: Sendable {
     case demandedData, demandedZero, pushedData, pushedZero, poisoned, absent
     case claimed, urgentBytes, bulkBytes, requests, hintsDropped, creditWaits, metAwake
     case seededData, seededZero
+    case lz4PageBytes, lz4SentBytes, zstdPageBytes, zstdSentBytes
   }
 
   private let counters = AtomicCounts(count: Counter.allCases.count)
@@ -30,6 +32,10 @@ public final class SourceCounters: Sendable {
     counts.pushedZeroPageCount = value(.pushedZero)
     counts.seededDataPageCount = value(.seededData)
     counts.seededZeroPageCount = value(.seededZero)
+    counts.lz4 = PackedCounts(
+      pageByteCount: value(.lz4PageBytes), sentByteCount: value(.lz4SentBytes))
+    counts.zstd = PackedCounts(
+      pageByteCount: value(.zstdPageBytes), sentByteCount: value(.zstdSentBytes))
     counts.poisonedPageCount = value(.poisoned)
     counts.absentPageCount = value(.absent)
     counts.settledPageCount = value(.claimed)
@@ -81,6 +87,17 @@ extension SourceCounters {
     case (.zero, .demand): add(pageCount, to: .demandedZero)
     case (.zero, .push): add(pageCount, to: .pushedZero)
     case (.zero, .seed): add(pageCount, to: .seededZero)
+    }
+  }
+
+  func packed(_ encoding: PageEncoding, pageByteCount: Int, sentByteCount: Int) {
+    switch encoding {
+    case .lz4:
+      add(pageByteCount, to: .lz4PageBytes)
+      add(sentByteCount, to: .lz4SentBytes)
+    case .zstd:
+      add(pageByteCount, to: .zstdPageBytes)
+      add(sentByteCount, to: .zstdSentBytes)
     }
   }
 

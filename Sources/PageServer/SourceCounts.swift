@@ -1,3 +1,11 @@
+/// What one encoding has made of the pages that it has packed.
+public struct PackedCounts: Hashable, Sendable {
+  /// Bytes of pages.
+  public var pageByteCount: UInt64 = 0
+  /// Bytes that went over the link in their place.
+  public var sentByteCount: UInt64 = 0
+}
+
 /// What the source's data path has done up to some moment.
 public struct SourceCounts: Hashable, Sendable {
   /// Pages of contents sent because they were asked for.
@@ -12,6 +20,10 @@ public struct SourceCounts: Hashable, Sendable {
   public var seededDataPageCount: UInt64 = 0
   /// Pages found to be zero then, each as often as it was told.
   public var seededZeroPageCount: UInt64 = 0
+  /// What LZ4 has made of pages.
+  public var lz4 = PackedCounts()
+  /// What zstd has made of pages.
+  public var zstd = PackedCounts()
   /// Pages whose memory is broken.
   public var poisonedPageCount: UInt64 = 0
   /// Pages told as absent by the zero map.

@@ -10,6 +10,7 @@ struct SourceOptions: Sendable {
   var prefetch: PrefetchKind?
   /// What all bulk connections together may send.
   var bandwidth: BandwidthLimit
+  var packing = Packing.automatic
   var hasPayloadChecksums: Bool
   var heartbeatBudgetNanoseconds: UInt64
   var busyPollNanoseconds: UInt64
@@ -65,6 +66,7 @@ final class SourceDataPlane: Sendable {
   ///
   /// - Parameters:
   ///   - prefetch: what to push next; nil pushes nothing.
+  ///   - packing: whether pages are packed on bulk.
   ///   - hasPayloadChecksums: whether pages carry a CRC-32C: unless TLS below vouches for the
   ///     bytes.
   ///   - bandwidth: what all bulk connections together may send, over all links of the session.
@@ -81,6 +83,7 @@ final class SourceDataPlane: Sendable {
   init(
     backing: any MemoryBacking, layout: ImageLayout, session: SessionID, prefetch: PrefetchKind?,
     bandwidth: BandwidthLimit = BandwidthLimit(bytesPerSecond: nil),
+    packing: Packing = .automatic,
     hasPayloadChecksums: Bool = true,
     counters: SourceCounters = SourceCounters(),
     isReturn: Bool = false,
@@ -93,7 +96,7 @@ final class SourceDataPlane: Sendable {
     context = try SourceContext(
       layout: layout, backing: backing, session: session,
       options: SourceOptions(
-        prefetch: prefetch, bandwidth: bandwidth,
+        prefetch: prefetch, bandwidth: bandwidth, packing: packing,
         hasPayloadChecksums: hasPayloadChecksums,
         heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
         busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,

@@ -29,6 +29,8 @@ public struct SourceConfiguration: Sendable {
   public var switchLimits = SwitchLimits()
   /// Bytes of pages sent in a second by all bulk connections together; nil for all that goes.
   public var bulkBytesPerSecond: UInt64?
+  /// Whether pages are packed on bulk connections.
+  public var packing = Packing.automatic
   /// Bulk connections.
   public var bulkConnectionCount: UInt8
   /// Where the journal is.

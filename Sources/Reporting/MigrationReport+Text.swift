@@ -22,6 +22,7 @@ extension MigrationReport {
         "\(Amounts.bytes(bytes.demanded)) on demand, \(Amounts.bytes(bytes.pushed)) pushed, "
           + "\(Amounts.bytes(bytes.deviceState)) device state; "
           + Amounts.rate(bytesPerSecond: pageBytesPerSecond)))
+    if let encodings, !encodings.isEmpty { lines.append(row("packed", Self.text(encodings))) }
     if !phases.isEmpty { lines.append(row("phases", Self.text(phases))) }
     return lines.joined(separator: "\n")
   }
@@ -49,6 +50,13 @@ extension MigrationReport {
   private static func text(_ phases: [PhaseTime]) -> String {
     phases.map { "\($0.name) \(Amounts.duration(nanoseconds: $0.nanoseconds))" }
       .joined(separator: " · ")
+  }
+
+  private static func text(_ encodings: [EncodingTally]) -> String {
+    encodings.map { encoding in
+      "\(Amounts.bytes(encoding.pageByteCount)) to \(Amounts.bytes(encoding.sentByteCount)) by "
+        + encoding.name
+    }.joined(separator: " · ")
   }
 
   private static func text(_ guest: GuestProgress) -> String {

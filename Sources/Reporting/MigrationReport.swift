@@ -41,6 +41,8 @@ public struct MigrationReport: Hashable, Sendable, Codable {
   public var pages: PageTally
   /// Bytes by how they travelled.
   public var bytes: ByteTally
+  /// What was made of pages that were packed, by encoding; nil at the destination.
+  public var encodings: [EncodingTally]?
   /// How far the guest came; nil when the VMM does not tell.
   public var guest: GuestProgress?
   /// How the guest was paused for lost links (`--pause-after`); nil when it never was.
@@ -199,6 +201,23 @@ public struct ByteTally: Hashable, Sendable, Codable {
 
   /// No bytes.
   public init() {}
+}
+
+/// What an encoding has made of the pages that it has packed.
+public struct EncodingTally: Hashable, Sendable, Codable {
+  /// "lz4" or "zstd".
+  public var name: String
+  /// Bytes of pages.
+  public var pageByteCount: UInt64
+  /// Bytes that went over the link in their place.
+  public var sentByteCount: UInt64
+
+  /// A tally with all its parts.
+  public init(name: String, pageByteCount: UInt64, sentByteCount: UInt64) {
+    self.name = name
+    self.pageByteCount = pageByteCount
+    self.sentByteCount = sentByteCount
+  }
 }
 
 /// How far the guest came.

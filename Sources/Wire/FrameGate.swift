@@ -43,6 +43,9 @@ public struct FrameGate: Sendable {
     guard header.type.isAllowed(from: sender, on: role), !header.type.isHandshake else {
       throw .misplaced(header.type, from: sender, on: role)
     }
+    guard role == .bulk || !header.flags.contains(.packed) else {
+      throw .flags(header.type, FrameFlags.packed.rawValue)
+    }
     guard header.session == session else {
       throw .foreignSession(found: header.session, expected: session)
     }

@@ -22,6 +22,16 @@ extension FrameHeader {
       payloadChecksum: checksum ?? 0)
   }
 
+  /// The same pages, not demanded ones, packed: so many bytes follow the header, as `PackedPages`
+  /// says.
+  public func packed(byteCount: Int, checksum: UInt32?) -> FrameHeader {
+    var header = self
+    header.flags = checksum == nil ? .packed : [.packed, .hasPayloadChecksum]
+    header.payloadByteCount = byteCount
+    header.payloadChecksum = checksum ?? 0
+    return header
+  }
+
   /// The source found nothing but zeros in `run`.
   public static func zeroPages(
     _ run: PageRun, isDemanded: Bool, session: UInt32, sequence: UInt32

@@ -84,7 +84,7 @@ extension FrameHeader {
       run.start.rawValue <= UInt64(UInt32.max) && run.count.rawValue <= UInt64(UInt32.max),
       "the pages of a frame fit the header's 32-bit fields")
     invariant(
-      type.payloadByteCounts.contains(payloadByteCount), "a payload keeps its type's bounds")
+      type.payloadByteCounts(flags).contains(payloadByteCount), "a payload keeps its type's bounds")
     invariant(flags.isSubset(of: type.allowedFlags), "a frame carries flags of its type only")
     return (
       UInt64(type.rawValue) | UInt64(flags.rawValue) << 8 | UInt64(run.region.rawValue) << 16
@@ -145,7 +145,11 @@ extension FrameHeader {
   private func checkShape() throws(WireError) {
     let foreignFlags = flags.subtracting(type.allowedFlags)
     guard foreignFlags.isEmpty else { throw .flags(type, foreignFlags.rawValue) }
-    let allowed = type.payloadByteCounts
+    // Whoever waits for a page is not to wait for its unpacking.
+    guard !flags.isSuperset(of: [.packed, .demanded]) else {
+      throw .flags(type, FrameFlags.packed.rawValue)
+    }
+    let allowed = type.payloadByteCounts(flags)
     guard allowed.contains(payloadByteCount) else {
       throw .payloadByteCount(type, found: payloadByteCount, allowed: allowed)
     }
@@ -180,7 +184,8 @@ extension FrameHeader {
     }
     guard type == .pages || type == .seedPages else { return }
     let expected = Int(run.count.byteCount(of: region.pageSize).rawValue)
-    guard payloadByteCount == expected else {
+    let isPacked = flags.contains(.packed)
+    guard isPacked ? payloadByteCount < expected : payloadByteCount == expected else {
       throw .payloadMismatch(type, found: payloadByteCount, expected: expected)
     }
   }

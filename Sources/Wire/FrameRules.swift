@@ -26,19 +26,24 @@ extension FrameType {
   @inlinable
   public var allowedFlags: FrameFlags {
     switch self {
-    case .pages, .zeroPages, .poisonedPages: [.demanded, .hasPayloadChecksum]
+    case .pages: [.demanded, .hasPayloadChecksum, .packed]
+    case .zeroPages, .poisonedPages: [.demanded, .hasPayloadChecksum]
+    case .seedPages: [.hasPayloadChecksum, .packed]
     case .deviceState, .residentMap, .discardMap: [.last, .hasPayloadChecksum]
     case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
       .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .request, .zeroMap,
-      .pushFinished, .credit, .seedPages, .seedZeros, .seedRound, .seedRoundApplied:
+      .pushFinished, .credit, .seedZeros, .seedRound, .seedRoundApplied:
       .hasPayloadChecksum
     }
   }
 
-  /// The payload sizes that a frame of this type may announce, in bytes.
+  /// The payload sizes that a frame of this type with these flags may announce, in bytes.
   @inlinable
-  public var payloadByteCounts: ClosedRange<Int> {
+  public func payloadByteCounts(_ flags: FrameFlags) -> ClosedRange<Int> {
     switch self {
+    // At least one byte of what an encoding has made; less than the pages that it stands for.
+    case .pages where flags.contains(.packed), .seedPages where flags.contains(.packed):
+      WireLimits.packedPrefixByteCount + 1...WireLimits.maximumPagePayloadByteCount - 1
     // Another version's hello may be shorter than ours; it must come through to be refused.
     case .hello: WireLimits.helloPrefixByteCount...WireLimits.maximumControlPayloadByteCount
     case .welcome: WireLimits.welcomeFixedByteCount...WireLimits.maximumControlPayloadByteCount

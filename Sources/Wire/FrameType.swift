@@ -85,7 +85,9 @@ public struct FrameFlags: OptionSet, Hashable, Sendable {
   public static let demanded = FrameFlags(rawValue: 2)
   /// The payload checksum field is meaningful (no TLS below).
   public static let hasPayloadChecksum = FrameFlags(rawValue: 4)
+  /// The pages are packed: the payload is a `PackedPages` prefix and what an encoding has made.
+  public static let packed = FrameFlags(rawValue: 8)
 
   /// Every bit that this version knows.
-  public static let known: FrameFlags = [.last, .demanded, .hasPayloadChecksum]
+  public static let known: FrameFlags = [.last, .demanded, .hasPayloadChecksum, .packed]
 }

@@ -20,8 +20,10 @@ extension RawSpan {
 
   /// Checks the bounds of the type before the first field is read.
   func expectBounds(of type: FrameType) throws(WireError) {
-    guard type.payloadByteCounts.contains(byteCount) else {
-      throw .payloadByteCount(type, found: byteCount, allowed: type.payloadByteCounts)
+    // Of pages only the header tells how long they are.
+    let allowed = type.payloadByteCounts([])
+    guard allowed.contains(byteCount) else {
+      throw .payloadByteCount(type, found: byteCount, allowed: allowed)
     }
   }
 }

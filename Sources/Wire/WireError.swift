@@ -58,6 +58,8 @@ public enum WireField: String, Hashable, Sendable {
   case code
   /// A refusal's text, or its length.
   case reason
+  /// How pages are packed, and their checksum once they are unpacked.
+  case encoding, contentsChecksum
   /// Bytes that this version does not use.
   case reserved
 }

@@ -47,6 +47,8 @@ public enum WireLimits {
   /// Largest payload of a resident map frame: some ten thousand runs, and a quarter of what the
   /// source has to hold to take frames on a bulk connection.
   public static let maximumResidentMapPayloadByteCount = 16_384
+  /// Bytes of packed pages before what the encoding has made.
+  public static let packedPrefixByteCount = 8
   /// Bytes of a hello that are the same in all versions: magic and version.
   public static let helloPrefixByteCount = 10
   /// Bytes of a hello before the VM's name.

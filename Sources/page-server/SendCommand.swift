@@ -55,6 +55,14 @@ struct SendCommand: ParsableCommand {
     case switchOver = "switch"
   }
 
+  /// How pages are packed.
+  enum Compression: String, ExpressibleByArgument, CaseIterable {
+    case auto
+    case none
+    case lz4
+    case zstd
+  }
+
   @OptionGroup var common: CommonOptions
 
   @Option(
@@ -117,6 +125,15 @@ struct SendCommand: ParsableCommand {
       """)
   var prefetch = Push.bubbling
 
+  @Option(
+    help: ArgumentHelp(
+      "How pages are packed that the VM does not wait for: auto, none, lz4 or zstd.",
+      discussion: """
+        auto packs while the link is slower than packing, by what makes the most of it; lz4 and \
+        zstd always pack, where that makes less of the pages.
+        """))
+  var compression = Compression.auto
+
   @Option(help: ArgumentHelp("Bulk connections for pushed pages, 1 to 16.", valueName: "count"))
   var bulkConnections = 1
 
@@ -124,8 +141,8 @@ struct SendCommand: ParsableCommand {
     help: ArgumentHelp(
       "What is sent at most; pages that the VM waits for are never held back.",
       discussion: """
-        In bytes of pages a second, all bulk connections together; postcopyctl bandwidth changes \
-        it. Default: no limit.
+        In bytes a second, all bulk connections together, packed pages as packed; postcopyctl \
+        bandwidth changes it. Default: no limit.
         """, valueName: "bytes per second"))
   var bandwidth: UInt64?
 
@@ -275,6 +292,7 @@ struct SendCommand: ParsableCommand {
     configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
     configuration.bulkConnectionCount = UInt8(bulkConnections)
     configuration.bulkBytesPerSecond = bandwidth
+    configuration.packing = Packing(rawValue: compression.rawValue) ?? .automatic
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds
     if let busyPoll {

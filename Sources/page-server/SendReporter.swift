@@ -161,6 +161,12 @@ final class SendReporter {
     report.pages.zero =
       counts.absentPageCount + counts.demandedZeroPageCount + counts.pushedZeroPageCount
     report.pages.poisoned = counts.poisonedPageCount
+    report.encodings = [("lz4", counts.lz4), ("zstd", counts.zstd)].compactMap { name, packed in
+      packed.pageByteCount == 0
+        ? nil
+        : EncodingTally(
+          name: name, pageByteCount: packed.pageByteCount, sentByteCount: packed.sentByteCount)
+    }
     report.bytes.demanded = counts.urgentByteCount
     report.bytes.pushed = counts.bulkByteCount
   }
@@ -216,8 +222,7 @@ final class SendReporter {
     }
     return [
       Stretch(DowntimePart.pause.rawValue, times.freeze, scanStart),
-      Stretch(
-        DowntimePart.lastScan.rawValue, times.seeding == nil ? nil : scanStart, times.paused),
+      Stretch(DowntimePart.lastScan.rawValue, times.seeding == nil ? nil : scanStart, times.paused),
       Stretch(DowntimePart.stateSave.rawValue, times.discarded, times.saved),
       Stretch(DowntimePart.handOffSyncs.rawValue, times.prepared, times.handedOff),
     ].compactMap { $0 }

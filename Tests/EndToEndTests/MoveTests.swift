@@ -1,4 +1,5 @@
 import ProgramHarness
+import Reporting
 import Testing
 
 extension EndToEnd {
@@ -65,6 +66,34 @@ extension EndToEnd {
     @Test("over TCP, IPv4 and IPv6", arguments: [Plan.Link.loopback, .loopback6])
     func links(link: Plan.Link) throws {
       try move(GuestShape(vcpus: 2), Plan(link: link))
+    }
+
+    @Test(
+      "in packed pages", arguments: ["lz4", "zstd"], ["post-copy", "hybrid", "pre-copy", "quick"])
+    func packed(compression: String, mode: String) throws {
+      let plan = Plan(
+        mode: mode, link: .loopback, bulkConnections: 2,
+        serverOptions: ["--compression", compression] + rounds(of: mode))
+      let migration = try Migration(GuestShape(memory: "64M", vcpus: 2), plan)
+      try migration.start()
+      try migration.expectCompletion()
+      let packed = try #require(migration.server?.report?.encodings)
+      #expect(packed.map(\.name) == [compression])
+      #expect(packed.allSatisfy { $0.sentByteCount < $0.pageByteCount / 2 })
+    }
+
+    @Test("whose pages are packed by themselves where the link is slow, and not where it is told")
+    func packedByItself() throws {
+      for (options, isPacked) in [([], true), (["--compression", "none"], false)] {
+        let plan = Plan(
+          mode: "quick", link: .loopback,
+          serverOptions: ["--bandwidth", "\(16 << 20)"] + options)
+        let migration = try Migration(GuestShape(memory: "64M", vcpus: 2), plan)
+        try migration.start()
+        try migration.expectCompletion()
+        let packed = try #require(migration.server?.report?.encodings)
+        #expect(packed.isEmpty == !isPacked)
+      }
     }
 
     @Test("with every push policy and two bulk connections", arguments: ["bubbling", "linear"])

@@ -84,6 +84,41 @@ final class ScriptedSource: Sendable {
     try send(header, payload, on: connection)
   }
 
+  /// The same pages, packed; `damage` changes the payload before it is checksummed.
+  func sendPacked(
+    _ pages: Range<Int>, region: Int = 0, size: PageSize = .small, as encoding: PageEncoding,
+    isSeed: Bool = false, on connection: Connection, damage: (inout [UInt8]) -> Void = { _ in }
+  ) throws {
+    var contents: [UInt8] = []
+    for page in pages {
+      contents += PageContent.bytes(PageContent.word(page, region: region), size)
+    }
+    var packer = PagePacker()
+    var room = [UInt8](repeating: 0, count: contents.count)
+    var spanBytes = room.mutableSpan
+    var span = unsafe spanBytes.mutableBytes
+    let count = try #require(packer.pack(contents.rawBytes, as: encoding, into: &span))
+    let prefix = PackedPages(
+      encoding, contentsChecksum: CRC32C.checksum(of: contents.rawBytes))
+    var payload = [UInt8](repeating: 0, count: WireLimits.packedPrefixByteCount)
+    var prefixSpanBytes = payload.mutableSpan
+    var prefixSpan = unsafe prefixSpanBytes.mutableBytes
+    prefix.encode(into: &prefixSpan)
+    payload += room[..<count]
+    damage(&payload)
+    let run = Self.run(pages, region)
+    let plain =
+      isSeed
+      ? FrameHeader.seedPages(
+        run, pageSize: size, session: shortID, sequence: 0, checksum: nil)
+      : .pages(
+        run, pageSize: size, isDemanded: false, session: shortID, sequence: 0, checksum: nil)
+    try send(
+      plain.packed(
+        byteCount: payload.count, checksum: CRC32C.checksum(of: payload.rawBytes)),
+      payload, on: connection)
+  }
+
   /// Seeds of pages as the source has them, or had them when it ran: `version` of their words.
   func sendSeeds(
     _ pages: Range<Int>, region: Int = 0, size: PageSize = .small, version: UInt64 = 0,

@@ -13,7 +13,7 @@ import Wire
   .serialized, .timeLimit(.minutes(5)),
   .enabled(if: Machine.hasUserfault, "needs userfaultfd for kernel-mode faults"))
 struct SeedTests {
-  private static func fixture(_ shape: PlaneFixture.Shape = .init()) throws -> PlaneFixture {
+  static func fixture(_ shape: PlaneFixture.Shape = .init()) throws -> PlaneFixture {
     var shape = shape
     shape.takesSeeds = true
     return try PlaneFixture(shape, startsFaults: false)

@@ -2,6 +2,7 @@ import Codec
 import Pages
 import Prefetch
 import System
+import Testing
 import Uring
 import Wire
 
@@ -12,6 +13,7 @@ let testSession = SessionID(high: 1, low: 0x1234_5678)
 /// One frame as the destination gets it.
 struct ReceivedFrame {
   let header: FrameHeader
+  /// Of packed pages the pages themselves.
   let payload: [UInt8]
 }
 
@@ -19,9 +21,11 @@ struct ReceivedFrame {
 final class TestPeer: Sendable {
   let connection: Connection
   private let gate: FrameGate
+  private let layout: ImageLayout
 
   init(_ connection: Connection, _ role: ConnectionRole, _ layout: ImageLayout) {
     self.connection = connection
+    self.layout = layout
     gate = .session(from: .source, on: role, session: testSession, layout: layout)
   }
 
@@ -33,7 +37,24 @@ final class TestPeer: Sendable {
       payload = try connection.receiveAll(header.payloadByteCount, until: deadline)
     }
     try header.verify(payload: payload.rawBytes)
+    if header.flags.contains(.packed) { payload = try unpacked(payload, header) }
     return ReceivedFrame(header: header, payload: payload)
+  }
+
+  private func unpacked(_ payload: [UInt8], _ header: FrameHeader) throws -> [UInt8] {
+    let prefix = try PackedPages(decoding: payload.rawBytes, of: header.type)
+    let region = try #require(layout.region(header.run.region))
+    var pages = [UInt8](
+      repeating: 0, count: Int(header.run.count.byteCount(of: region.pageSize).rawValue))
+    var unpacker = PageUnpacker()
+    var roomBytes = pages.mutableSpan
+    var room = unsafe roomBytes.mutableBytes
+    let isWhole = unpacker.unpack(
+      Array(payload[WireLimits.packedPrefixByteCount...]).rawBytes, as: prefix.encoding,
+      into: &room)
+    try #require(isWhole)
+    try prefix.verify(pages.rawBytes, of: header.type)
+    return pages
   }
 
   func receiveControl() throws -> ControlMessage {
@@ -90,6 +111,7 @@ final class TestMigration: Sendable {
     _ backing: any MemoryBacking, layout: ImageLayout? = nil, bulkCount: Int = 1,
     prefetch: PrefetchKind? = .bubbling, over text: String = "unix:", isReturn: Bool = false,
     bulkBytesPerSecond: UInt64? = nil, bandwidth: BandwidthLimit? = nil,
+    packing: Packing = .none,
     // A played destination sends no heartbeats.
     heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000, busyPollNanoseconds: UInt64 = 0,
     hostHasRoom: @escaping @Sendable () -> Bool = HostProcessors.haveRoom,
@@ -102,6 +124,7 @@ final class TestMigration: Sendable {
     let plane = try SourceDataPlane(
       backing: backing, layout: layout, session: testSession, prefetch: prefetch,
       bandwidth: bandwidth ?? BandwidthLimit(bytesPerSecond: bulkBytesPerSecond),
+      packing: packing,
       isReturn: isReturn,
       heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
       busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,

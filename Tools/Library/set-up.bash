@@ -21,6 +21,8 @@ build_packages=(
   "liburing-dev /usr/include/liburing.h"
   "libnuma-dev /usr/include/numa.h"
   "libisal-dev /usr/include/isa-l.h"
+  "liblz4-dev /usr/include/lz4.h"
+  "libzstd-dev /usr/include/zstd.h"
   "libssl-dev /usr/include/openssl/ssl.h"
   # SwiftPM asks pkg-config where Debian keeps the .pc files.
   "pkg-config /usr/bin/pkg-config"

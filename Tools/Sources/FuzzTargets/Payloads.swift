@@ -1,5 +1,6 @@
 import Codec
 import Pages
+import System
 import Wire
 
 /// Every payload decoder behind its frame type.
@@ -24,7 +25,10 @@ enum Payloads {
         return SeedRound.appliedFrame(
           try SeedRound.number(in: bytes, of: header.type), session: header.session)
       case .residentMap: return try residentMap(payload, header)
-      case .request, .pages, .zeroPages, .poisonedPages, .pushFinished, .deviceState, .seedPages,
+      case .pages, .seedPages:
+        if header.flags.contains(.packed) { try unpack(payload, header) }
+        return nil
+      case .request, .zeroPages, .poisonedPages, .pushFinished, .deviceState,
         .seedZeros:
         return nil
       default:
@@ -41,6 +45,24 @@ enum Payloads {
         "a refusal keeps its bound")
       return nil
     }
+  }
+
+  /// As a destination does; nothing is written behind the pages.
+  private static func unpack(_ payload: [UInt8], _ header: FrameHeader) throws(WireError) {
+    let prefix = try PackedPages(decoding: payload.rawBytes, of: header.type)
+    guard let region = Given.layout.region(header.run.region) else {
+      invariantBroken("a frame that was admitted is about pages of the image")
+    }
+    let count = Int(header.run.count.byteCount(of: region.pageSize).rawValue)
+    guard var room = try? PageBuffer(byteCount: count + 64) else { return }
+    var pages = room.mutableBytes(0..<count)
+    var unpacker = PageUnpacker()
+    let isWhole = unpacker.unpack(
+      Array(payload[WireLimits.packedPrefixByteCount...]).rawBytes, as: prefix.encoding,
+      into: &pages)
+    invariant(
+      ZeroScan.isZero(room.bytes(count..<count + 64)), "pages are unpacked into their room")
+    if isWhole { try prefix.verify(room.bytes(0..<count), of: header.type) }
   }
 
   /// A map in one frame has one encoding; of a piece only the runs are looked at.

@@ -75,6 +75,29 @@ enum FrameSeeds {
     return encoder.takeFrame(isLast: true)
   }()
 
+  private static func packed(_ page: [UInt8], as encoding: PageEncoding) -> [UInt8] {
+    let prefixByteCount = WireLimits.packedPrefixByteCount
+    guard var buffer = try? PageBuffer(byteCount: prefixByteCount + page.count) else {
+      invariantBroken("there is memory for two pages")
+    }
+    var room = buffer.mutableBytes(prefixByteCount..<buffer.byteCount)
+    var packer = PagePacker()
+    guard let count = packer.pack(page.rawBytes, as: encoding, into: &room) else {
+      invariantBroken("a page of one byte packs")
+    }
+    var prefix = buffer.mutableBytes(0..<prefixByteCount)
+    PackedPages(encoding, contentsChecksum: CRC32C.checksum(of: page.rawBytes))
+      .encode(into: &prefix)
+    let bytes = buffer.bytes(0..<prefixByteCount + count)
+    let payload = bytes.byteOffsets.map { bytes.loadLittleEndian(at: $0, as: UInt8.self) }
+    let plain = FrameHeader.pages(
+      run(0, 16, 1), pageSize: .small, isDemanded: false, session: shortID, sequence: 1,
+      checksum: nil)
+    return encoded(
+      plain.packed(
+        byteCount: payload.count, checksum: CRC32C.checksum(of: payload.rawBytes))) + payload
+  }
+
   /// A whole life of each connection in each direction.
   static let all: [FuzzSeed] = {
     let next = Given.epoch.advanced(by: 1)
@@ -96,8 +119,11 @@ enum FrameSeeds {
           checksum: CRC32C.checksum(of: page.rawBytes))) + page
       + encoded(.zeroPages(run(0, 240, 16), isDemanded: true, session: shortID, sequence: 78))
       + encoded(.poisonedPages(run(1, 1, 1), isDemanded: false, session: shortID, sequence: 0))
+    let packed = PageEncoding.allCases.flatMap { encoding in
+      FrameSeeds.packed(page, as: encoding)
+    }
     let bulk =
-      RunMap.zero.encodedFrame([run(0, 3, 5), run(1, 0, 2)][...], session: shortID)
+      packed + RunMap.zero.encodedFrame([run(0, 3, 5), run(1, 0, 2)][...], session: shortID)
       + withPayload(.deviceState, isLast: true, [1, 2, 3])
       + encoded(.pushFinished(session: shortID))
     let seeds =
