@@ -32,6 +32,24 @@ import Testing
     #expect(firstDifference(content, words) == nil)
   }
 
+  @Test(arguments: [1, 2, 254, 508, 509])
+  func noiseStandsBeforeTheMix(count: Int) {
+    let content = PageContent(id: 77, version: 3, seed: 5, noiseWordCount: count)
+    let words = page(content)
+    #expect(words[..<3] == page(PageContent(id: 77, version: 3, seed: 5))[..<3])
+    #expect(words[3] == content.mix && Set(words[3..<3 + count]).count == count)
+    #expect(words[(3 + count)...].allSatisfy { $0 == content.mix })
+    #expect(words.indices.allSatisfy { content.word(at: $0) == words[$0] })
+    #expect(matches(content, words) && firstDifference(content, words) == nil)
+    for index in [0, 3, 3 + count / 2, 2 + count, 511] {
+      var damaged = words
+      damaged[index] ^= 1
+      #expect(!matches(content, damaged) && firstDifference(content, damaged) == index)
+    }
+    let zero = PageContent(id: 77, version: 0, seed: 5, noiseWordCount: count)
+    #expect(page(zero).allSatisfy { $0 == 0 })
+  }
+
   @Test func versionZeroIsAllZeros() {
     let words = page(PageContent(id: 77, version: 0, seed: 5))
     #expect(words.allSatisfy { $0 == 0 })

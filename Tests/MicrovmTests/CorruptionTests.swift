@@ -13,14 +13,13 @@ enum Damage: String, CaseIterable {
   func apply(to machine: TestMachine, page: Int) {
     let layout = machine.layout
     let target = unsafe machine.memory.pointer(at: layout.offset(ofDataPage: page))
-    let id = layout.imagePage(ofDataPage: page)
     let version = unsafe target.load(fromByteOffset: 8, as: UInt32.self)
     switch self {
     case .zeroed: unsafe memset(target, 0, 4096)
     case .stale:
-      unsafe PageContent(id: id, version: version - 1, seed: layout.seed).fill(target)
+      unsafe layout.content(ofDataPage: page, version: version - 1).fill(target)
     case .foreign:
-      unsafe PageContent(id: id + 1, version: version, seed: layout.seed).fill(target)
+      unsafe layout.content(ofDataPage: page + 1, version: version).fill(target)
     case .torn: unsafe memset(target + 2048, 0, 2048)
     case .lastWord: unsafe target.storeBytes(of: 0, toByteOffset: 4088, as: UInt64.self)
     }
@@ -29,17 +28,20 @@ enum Damage: String, CaseIterable {
 
 @Suite(.serialized) struct CorruptionTests {
   /// A stopped guest whose every data page holds content, and half of them version 2 or more.
-  private func machine(_ guest: GuestKind, operations: UInt64? = nil) throws -> TestMachine {
+  private func machine(
+    _ guest: GuestKind, operations: UInt64? = nil, noisePercent: Int = 0
+  ) throws -> TestMachine {
     var options = MachineOptions.small(guest, "sequential-write", operations: operations)
     options.fillPercent = 100
+    options.noisePercent = noisePercent
     return try TestMachine(options)
   }
 
-  @Test(arguments: Capability.guests, Damage.allCases)
-  func theGuestNoticesADamagedPage(guest: GuestKind, damage: Damage) throws {
-    let machine = try machine(guest)
+  @Test(arguments: Capability.guests, Damage.allCases.flatMap { [($0, 0), ($0, 40), ($0, 100)] })
+  func theGuestNoticesADamagedPage(guest: GuestKind, damage: (Damage, noise: Int)) throws {
+    let machine = try machine(guest, noisePercent: damage.noise)
     let page = 1001
-    damage.apply(to: machine, page: page)
+    damage.0.apply(to: machine, page: page)
     try machine.resume()
     try #require(machine.waitUntilStopped(until: limit()))
     #expect(machine.activity == .guestError)

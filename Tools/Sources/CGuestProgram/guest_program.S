@@ -215,9 +215,26 @@ must_be_content:
   cmp [rdi + 16], rdx
   jne page_wrong
   push rdi
+  push rsi
   add rdi, 8 * CONTENT_FIRST_MIXED_WORD
+  mov rdx, rax
+  mov rcx, [r15 + HEADER_NOISE_WORDS]
+  test rcx, rcx
+  jz 2f
+1:
+  cmp [rdi], rdx
+  jne 3f
+  add rdi, 8
+  call next_noise
+  dec rcx
+  jnz 1b
+2:
+  // With nothing but noise the difference is 0, which says that all is right.
   mov ecx, CONTENT_MIXED_WORDS
+  sub rcx, [r15 + HEADER_NOISE_WORDS]
   repe scasq
+3:
+  pop rsi
   pop rdi
   jne page_wrong
   ret
@@ -266,6 +283,19 @@ mix:
   xor rdx, r9
   ret
 
+// The noise behind rdx; uses rsi.
+next_noise:
+  mov rsi, rdx
+  shl rsi, NOISE_SHIFT_FIRST
+  xor rdx, rsi
+  mov rsi, rdx
+  shr rsi, NOISE_SHIFT_SECOND
+  xor rdx, rsi
+  mov rsi, rdx
+  shl rsi, NOISE_SHIFT_THIRD
+  xor rdx, rsi
+  ret
+
 // The next version of the page: announced, written, entered in the table, counted.
 write_page:
   mov rax, [r14 + VCPU_WRITES]
@@ -280,9 +310,23 @@ write_page:
   mov [rdi + 8], rsi
   mov [rdi + 16], rdx
   push rdi
+  push rsi
   add rdi, 8 * CONTENT_FIRST_MIXED_WORD
+  mov rdx, rax
+  mov rcx, [r15 + HEADER_NOISE_WORDS]
+  test rcx, rcx
+  jz 2f
+1:
+  mov [rdi], rdx
+  add rdi, 8
+  call next_noise
+  dec rcx
+  jnz 1b
+2:
   mov ecx, CONTENT_MIXED_WORDS
+  sub rcx, [r15 + HEADER_NOISE_WORDS]
   rep stosq
+  pop rsi
   pop rdi
   mov [r13 + r8 * 4], esi
   inc qword ptr [r14 + VCPU_WRITES]

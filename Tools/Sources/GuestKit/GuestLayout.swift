@@ -30,6 +30,8 @@ public struct GuestLayout: Hashable, Sendable {
   public static let maximumVcpuCount = 4
   /// 64 GiB: what 64 page directories of 2 MiB entries map.
   public static let maximumByteCount: UInt64 = 64 << 30
+  /// All words of a page but its id, version and checksum.
+  public static let maximumNoiseWordCount = Int(CONTENT_MIXED_WORDS)
   static let smallPage: UInt64 = 4096
   static let directoryReach: UInt64 = 1 << 30
 
@@ -43,6 +45,8 @@ public struct GuestLayout: Hashable, Sendable {
   public let seed: UInt64
   /// Whether a page that was given back may still show its last content (shared memory).
   public let removedMayKeep: Bool
+  /// Words of noise in each data page: see `PageContent`.
+  public let noiseWordCount: Int
   /// Where the code is.
   public let codeOffset: UInt64
   /// Where vCPU 0's page is; the others follow.
@@ -56,7 +60,8 @@ public struct GuestLayout: Hashable, Sendable {
 
   /// The layout of a guest with that much memory.
   public init(
-    byteCount: UInt64, vcpuCount: Int, pageSize: PageSize, seed: UInt64, removedMayKeep: Bool
+    byteCount: UInt64, vcpuCount: Int, pageSize: PageSize, seed: UInt64, removedMayKeep: Bool,
+    noiseWordCount: Int = 0
   ) throws(GuestShapeError) {
     guard (1...Self.maximumVcpuCount).contains(vcpuCount) else {
       throw .unsupported("a guest has 1 to \(Self.maximumVcpuCount) vCPUs, not \(vcpuCount)")
@@ -65,6 +70,10 @@ public struct GuestLayout: Hashable, Sendable {
       byteCount > 0
     else {
       throw .unsupported("memory is a multiple of 2 MiB up to 64 GiB, not \(byteCount) bytes")
+    }
+    guard (0...Self.maximumNoiseWordCount).contains(noiseWordCount) else {
+      throw .unsupported(
+        "a page has room for \(Self.maximumNoiseWordCount) words of noise, not \(noiseWordCount)")
     }
     let granuleShift = pageSize.shift - PageSize.small.shift
     // Rounded up: a directory is needed for a started GiB.
@@ -86,6 +95,7 @@ public struct GuestLayout: Hashable, Sendable {
     self.granuleShift = granuleShift
     self.seed = seed
     self.removedMayKeep = removedMayKeep
+    self.noiseWordCount = noiseWordCount
   }
 
   private static func roundedUp(_ value: UInt64, to unit: UInt64) -> UInt64 {
@@ -105,6 +115,13 @@ extension GuestLayout {
   public var pagesEnd: UInt64 { pagesOffset + UInt64(pageCount) * Self.smallPage }
   /// Page directories, one for each started GiB.
   var directoryCount: UInt64 { (codeOffset - Self.pageTableOffset) / Self.smallPage - 2 }
+
+  /// What a data page holds in a version.
+  func content(ofDataPage index: Int, version: UInt32) -> PageContent {
+    PageContent(
+      id: imagePage(ofDataPage: index), version: version, seed: seed,
+      noiseWordCount: noiseWordCount)
+  }
 
   /// The id that a data page carries: its place in the image, in 4 KiB pages. Never 0.
   public func imagePage(ofDataPage index: Int) -> UInt64 {

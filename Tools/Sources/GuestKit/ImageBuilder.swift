@@ -47,6 +47,7 @@ struct ImageBuilder {
       (Int(HEADER_FLAGS), layout.removedMayKeep ? UInt64(FLAG_REMOVED_MAY_KEEP) : 0),
       (Int(HEADER_VCPU_BASE), layout.vcpuOffset),
       (Int(HEADER_CODE_BASE), layout.codeOffset),
+      (Int(HEADER_NOISE_WORDS), UInt64(layout.noiseWordCount)),
     ]
   }
 
@@ -74,7 +75,7 @@ struct ImageBuilder {
       let draw = PageContent(id: id, version: 1, seed: ~layout.seed).mix % 100
       guard draw < UInt64(fillPercent) else { continue }
       // unsafe: a data page is 4 KiB inside the memory, and a table entry 4 aligned bytes.
-      unsafe PageContent(id: id, version: 1, seed: layout.seed)
+      unsafe layout.content(ofDataPage: page, version: 1)
         .fill(memory.pointer(at: layout.offset(ofDataPage: page)))
       unsafe memory.pointer(at: layout.tableOffset + UInt64(page) * 4)
         .storeBytes(of: 1, as: UInt32.self)

@@ -134,16 +134,15 @@ struct PageExpectation {
   func difference(ofDataPage index: Int, _ page: UnsafeRawPointer) -> String? {
     let layout = snapshot.layout
     let entry = snapshot.table[index]
-    let id = layout.imagePage(ofDataPage: index)
-    let content = PageContent(id: id, version: entry.version, seed: layout.seed)
-    let zero = PageContent(id: id, version: 0, seed: layout.seed)
+    let content = layout.content(ofDataPage: index, version: entry.version)
+    let zero = layout.content(ofDataPage: index, version: 0)
     let mayBeZero = entry.isRemoved || entry.version == 0
     let mayBeContent =
       !entry.isRemoved || layout.removedMayKeep || beingRemoved.contains { $0.contains(index) }
     if mayBeZero, unsafe zero.matches(page) { return nil }
     if mayBeContent, unsafe content.matches(page) { return nil }
     if let next = beingWritten[index], next != entry {
-      let new = PageContent(id: id, version: next.version, seed: layout.seed)
+      let new = layout.content(ofDataPage: index, version: next.version)
       // The guest writes from word 0 upwards: new words first, then what was there before.
       if mayBeZero, unsafe Self.isTransition(page, from: zero, to: new) { return nil }
       if mayBeContent, unsafe Self.isTransition(page, from: content, to: new) { return nil }

@@ -209,8 +209,8 @@ final class ProcessVcpu: @unchecked Sendable {
     // unsafe: a data page is 4 KiB inside the memory, which lives as long as self.
     let found = unsafe UnsafeRawPointer(memory.pointer(at: layout.offset(ofDataPage: page)))
     let id = layout.imagePage(ofDataPage: page)
-    let content = PageContent(id: id, version: entry.version, seed: layout.seed)
-    let zero = PageContent(id: id, version: 0, seed: layout.seed)
+    let content = layout.content(ofDataPage: page, version: entry.version)
+    let zero = layout.content(ofDataPage: page, version: 0)
     let isRight =
       entry.isRemoved
       ? unsafe zero.matches(found) || (layout.removedMayKeep && content.matches(found))
@@ -229,7 +229,7 @@ final class ProcessVcpu: @unchecked Sendable {
     setField(VCPU_INFLIGHT_WRITES, to: field(VCPU_WRITES))
     setField(VCPU_INFLIGHT_ENTRY, to: UInt64(next.rawValue))
     setField(VCPU_INFLIGHT_PAGE, to: id)
-    unsafe PageContent(id: id, version: next.version, seed: layout.seed)
+    unsafe layout.content(ofDataPage: page, version: next.version)
       .fill(memory.pointer(at: layout.offset(ofDataPage: page)))
     setEntry(of: page, to: next)
     setField(VCPU_WRITES, to: field(VCPU_WRITES) + 1)

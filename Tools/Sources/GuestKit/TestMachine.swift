@@ -25,6 +25,8 @@ public struct MachineOptions: Sendable {
   public var seed: UInt64 = 1
   /// Of 100 data pages, how many are written before the start.
   public var fillPercent = 75
+  /// How much of a page that holds content no compressor makes less of, in percent.
+  public var noisePercent = 0
   /// How pages are given back; nil for what suits the backing.
   public var removal: RemovalMethod?
   /// Whether this is a destination: memory stays untouched, vCPU state comes later.
@@ -90,7 +92,8 @@ public final class TestMachine: Sendable {
       layout = try GuestLayout(
         byteCount: options.memoryByteCount, vcpuCount: options.vcpuCount,
         pageSize: options.pageSize, seed: options.seed,
-        removedMayKeep: options.backing.isShared)
+        removedMayKeep: options.backing.isShared,
+        noiseWordCount: GuestLayout.maximumNoiseWordCount * options.noisePercent / 100)
     } catch {
       throw .shape(error)
     }

@@ -32,13 +32,34 @@ struct CompareModes: ParsableCommand {
   @Option(help: "A mode; repeatable.")
   var mode: [String] = ["post-copy", "hybrid", "pre-copy", "quick"]
 
+  @Option(help: "How pages are packed: auto, none, lz4 or zstd; repeatable.")
+  var compression: [String] = ["none"]
+
+  @Option(help: "How much of the guest's pages no compressor makes less of, in percent.")
+  var noise = 100
+
   @Option(help: "For how many seconds pre-copy may try before it is switched over.")
   var maxTime = 60
 
   @Option(help: ArgumentHelp("Where the demo is.", valueName: "path"))
   var demo: String
 
+  /// What is compared.
+  private struct Kind: Hashable {
+    let mode: String
+    let compression: String
+  }
+
+  private var kinds: [Kind] {
+    mode.flatMap { mode in compression.map { Kind(mode: mode, compression: $0) } }
+  }
+
+  private func label(of kind: Kind) -> String {
+    compression.count == 1 ? kind.mode : "\(kind.mode), \(kind.compression)"
+  }
+
   func validate() throws {
+    guard (0...100).contains(noise) else { throw ValidationError("--noise: 0 to 100 percent") }
     guard (1...99).contains(rounds) else { throw ValidationError("--rounds: 1 to 99") }
     guard load.allSatisfy({ (0...1000).contains($0) }) else {
       throw ValidationError("--load: 0 to 1000 percent")
@@ -52,24 +73,29 @@ struct CompareModes: ParsableCommand {
 
   func run() throws {
     SignalSource.ignoreBrokenPipes()
-    let runner = Runner(demo: demo, memory: memory, vcpus: vcpus, maxTime: maxTime)
+    let runner = Runner(
+      demo: demo, memory: memory, vcpus: vcpus, noise: noise, maxTime: maxTime)
     print(Row.header)
     for name in link {
       let link = try runner.link(named: name)
       for percent in load {
         let writesPerSecond = max(vcpus, Int(link.bytesPerSecond * Double(percent) / 100 / 4096))
-        var runs: [String: [Run]] = [:]
+        var runs: [Kind: [Run]] = [:]
         for round in 0..<rounds {
-          for mode in mode {
+          for kind in kinds {
             let rate = max(1, writesPerSecond / vcpus)
-            runs[mode, default: []].append(try runner.run(mode, over: link, rate: rate))
+            runs[kind, default: []].append(
+              try runner.run(kind.mode, packing: kind.compression, over: link, rate: rate))
             StandardStream.error.write(
-              "\(link.name), \(percent) %: round \(round + 1) of \(rounds), \(mode)\n")
+              "\(link.name), \(percent) %: round \(round + 1) of \(rounds), \(label(of: kind))\n")
           }
         }
-        for mode in mode {
+        for kind in kinds {
           print(
-            Row(link: link.name, percent: percent, mode: mode, runs: runs[mode] ?? [], rounds).line)
+            Row(
+              link: link.name, percent: percent, mode: label(of: kind), runs: runs[kind] ?? [],
+              rounds
+            ).line)
         }
       }
     }

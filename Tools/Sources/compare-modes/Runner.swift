@@ -41,6 +41,7 @@ struct Runner {
   let demo: String
   let memory: String
   let vcpus: Int
+  let noise: Int
   let maxTime: Int
 
   /// More than the demo gives itself for a guest of 4 GiB; one that hangs ends the comparison.
@@ -54,21 +55,23 @@ struct Runner {
         bytesPerSecond: Double(megabits) * 125_000)
     }
     let unknown = Link(name: "loopback", options: [], bytesPerSecond: 0)
-    let run = try run("quick", over: unknown, rate: 1)
+    let run = try run("quick", packing: "none", over: unknown, rate: 1)
     let seconds = Double(run.totalNanoseconds) / 1e9
     return Link(
       name: "loopback", options: [], bytesPerSecond: run.bytesPerMemory * memoryByteCount / seconds)
   }
 
   /// One migration.
-  func run(_ mode: String, over link: Link, rate: Int) throws -> Run {
+  func run(
+    _ mode: String, packing compression: String, over link: Link, rate: Int
+  ) throws -> Run {
     let directory = "/tmp/postcopy-modes-\(ProcessInfo.processInfo.processIdentifier)"
     defer { try? FileManager.default.removeItem(atPath: directory) }
     let program = try WatchedProgram(
       [
         demo, "--no-build", "--memory", memory, "--vcpus", "\(vcpus)", "--mode", mode,
         "--pattern", "rate-limited-write", "--rate", "\(rate)", "--max-time", "\(maxTime)",
-        "--reports", directory,
+        "--reports", directory, "--compression", compression, "--noise", "\(noise)",
       ] + link.options)
     let limit = MonotonicClock.now().advanced(byNanoseconds: Self.limitNanoseconds)
     guard program.process.waitForEnd(until: limit) == .exited(code: 0) else {

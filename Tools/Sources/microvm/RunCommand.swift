@@ -51,6 +51,9 @@ struct RunCommand: ParsableCommand {
   @Option(help: "Of 100 data pages, how many hold content from the start.")
   var fillPercent = 75
 
+  @Option(help: "Of 100 words of content, how many are noise: 0 packs to next to nothing.")
+  var noise = 0
+
   @Option(help: "Mixed into all content and into the order of visits.")
   var seed: UInt64 = 1
 
@@ -163,6 +166,7 @@ struct RunCommand: ParsableCommand {
     options.regionCount = regions
     options.removal = removeBy
     options.fillPercent = fillPercent
+    options.noisePercent = noise
     options.seed = seed
     options.isIncoming = incoming
     return options

@@ -5,7 +5,7 @@
 
 // The header: image page 0. All fields are 64 bits, little-endian.
 #define GUEST_MAGIC 0x544f5053454d474d
-#define GUEST_LAYOUT_VERSION 1
+#define GUEST_LAYOUT_VERSION 2
 #define HEADER_MAGIC 0x00
 #define HEADER_VERSION 0x08
 #define HEADER_SEED 0x10
@@ -18,7 +18,8 @@
 #define HEADER_FLAGS 0x48
 #define HEADER_VCPU_BASE 0x50
 #define HEADER_CODE_BASE 0x58
-#define HEADER_END 0x60
+#define HEADER_NOISE_WORDS 0x60
+#define HEADER_END 0x68
 
 // HEADER_FLAGS: a removed page may still show the content of its last version (shared memory).
 #define FLAG_REMOVED_MAY_KEEP 1
@@ -89,5 +90,9 @@
 #define CONTENT_FIRST_MIXED_WORD 3
 #define CONTENT_MIXED_WORDS 509
 #define CONTENT_WORDS 512
+// Shifts of the noise (xorshift64, Marsaglia 2003).
+#define NOISE_SHIFT_FIRST 13
+#define NOISE_SHIFT_SECOND 7
+#define NOISE_SHIFT_THIRD 17
 
 #endif
