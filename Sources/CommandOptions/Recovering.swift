@@ -39,8 +39,8 @@ public struct RecoverOptions: ParsableArguments {
         boot: nil)
     } catch {
       guard case .none = error else { throw ValidationError("\(error)") }
-      // All options may be said again; what is missing among them the command tells.
-      guard options.isEmpty else { return given + options }
+      // All options may be said again; without the token's they are not all.
+      if options.contains(where: { $0.hasPrefix("--token-file") }) { return given + options }
       StandardStream.error.write(
         "VM \(place.vm) has no session to go on with on this side (\(side.name)): none was begun "
           + "here, or it has ended; see postcopyctl status --vm \(place.vm)\n")

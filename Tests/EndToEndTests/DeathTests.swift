@@ -116,6 +116,19 @@ extension EndToEnd {
       try migration.expectParksOnSecondSignal(of: engine, SIGTERM)
     }
 
+    @Test("recover of a session that has ended says so, whatever else is said beside it")
+    func recoverTooLate() throws {
+      let migration = try Migration(GuestShape(), Plan())
+      try migration.start()
+      try migration.expectCompletion()
+      for options in [[], ["--give-up-after", "600"]] {
+        try migration.recoverReceiver(options)
+        let end = try #require(migration.receiver).end()
+        #expect(end.ending == .exited(code: 10))
+        #expect(end.message.contains("has no session to go on with"))
+      }
+    }
+
     @Test("the source's VMM whose memory is read by pid: before the destination comes")
     func sourceProcess() throws {
       let migration = try Migration(GuestShape(backing: "private"), Plan(memory: .ranges))

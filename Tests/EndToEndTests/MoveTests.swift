@@ -71,9 +71,9 @@ extension EndToEnd {
     @Test(
       "in packed pages", arguments: ["lz4", "zstd"], ["post-copy", "hybrid", "pre-copy", "quick"])
     func packed(compression: String, mode: String) throws {
-      let plan = Plan(
-        mode: mode, link: .loopback, bulkConnections: 2,
-        serverOptions: ["--compression", compression] + rounds(of: mode))
+      var plan = Plan(
+        mode: mode, link: .loopback, bulkConnections: 2, serverOptions: rounds(of: mode))
+      plan.compression = compression
       let migration = try Migration(GuestShape(memory: "64M", vcpus: 2), plan)
       try migration.start()
       try migration.expectCompletion()
@@ -84,10 +84,10 @@ extension EndToEnd {
 
     @Test("whose pages are packed by themselves where the link is slow, and not where it is told")
     func packedByItself() throws {
-      for (options, isPacked) in [([], true), (["--compression", "none"], false)] {
-        let plan = Plan(
-          mode: "quick", link: .loopback,
-          serverOptions: ["--bandwidth", "\(16 << 20)"] + options)
+      for (compression, isPacked) in [("auto", true), ("none", false)] {
+        var plan = Plan(
+          mode: "quick", link: .loopback, serverOptions: ["--bandwidth", "\(16 << 20)"])
+        plan.compression = compression
         let migration = try Migration(GuestShape(memory: "64M", vcpus: 2), plan)
         try migration.start()
         try migration.expectCompletion()

@@ -132,7 +132,7 @@ extension FaultInjection {
       let migration = try Self.migration(
         of: GuestShape(memory: "4M", vcpus: 2, pattern: "random-write"), mode: "pre-copy",
         options: ["--downtime-target", "3600000"])
-      try migration.holdBulkDown()
+      try migration.holdBulkDown(to: 500_000)
       try migration.start()
       try migration.receiver?.waitFor(state: "filling")
       try migration.relayed.order(FaultOrder(.cut))

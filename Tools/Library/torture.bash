@@ -73,7 +73,7 @@ start_side() {
     "$binaries/page-server" "$verb" "${common[@]}" --memory "$memory_source" \
       --vmm "microvm:$directory/source.sock" --listen "unix:$directory/serve.sock" \
       --mode "$mode" "${rounds[@]}" --prefetch "$prefetch" --bulk-connections "$bulk_connections" \
-      --bandwidth "$bytes_per_second" </dev/null >>"$log" 2>&1 &
+      --compression none --bandwidth "$bytes_per_second" </dev/null >>"$log" 2>&1 &
     server_pid=$!
   else
     "$binaries/postcopyd" "$verb" "${common[@]}" --from "unix:$directory/dial.sock" \

@@ -24,6 +24,9 @@ package struct Plan: Sendable {
   package var bulkConnections = 1
   /// Whether a relay that can make the link fail stands between the two sides.
   package var hasRelay = false
+  /// Whether pages are packed: never unless said otherwise, since the guest's pack to next to
+  /// nothing, and a link that is held down to keep pages missing would carry them all.
+  package var compression = "none"
   /// More options of `page-server send` and of `postcopyd receive`.
   package var serverOptions: [String] = []
   package var receiverOptions: [String] = []
@@ -165,7 +168,8 @@ package final class Migration {
     arguments += ["--vmm", "microvm:\(source.socket)", "--listen", address, "--mode", plan.mode]
     arguments += ["--token-file", workspace.file("token")] + security("source")
     arguments += ["--state-dir", sourceStateDirectory, "--prefetch", plan.prefetch]
-    arguments += ["--bulk-connections", "\(plan.bulkConnections)"] + plan.serverOptions
+    arguments += ["--bulk-connections", "\(plan.bulkConnections)"]
+    arguments += ["--compression", plan.compression] + plan.serverOptions
     let server = try Engine("page-server", arguments, prefix: prefixes["page-server"] ?? [])
     self.server = server
     if waits { try server.waitFor("waiting for the destination") }

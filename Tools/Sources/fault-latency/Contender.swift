@@ -49,6 +49,8 @@ struct CommandLines: Sendable {
         "\(binaries)/page-server", "send", "--memory", "snapshot:\(memoryPath)", "--vmm", "none",
         "--listen", address, "--mode", experiment == .bulk ? "quick" : "post-copy",
         "--prefetch", experiment == .idle ? "none" : "linear",
+        // The reference packs nothing either.
+        "--compression", "none",
       ] + shared(contender, side: "source")
     }
   }
