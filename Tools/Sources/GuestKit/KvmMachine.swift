@@ -23,7 +23,12 @@ final class KvmMachine: GuestEngine {
     memory: GuestMemory, layout: GuestLayout, removal: RemovalMethod
   ) throws(SystemError) {
     let device = try OwnedDescriptor.open("/dev/kvm", flags: O_RDWR)
-    let number = clinux_ioctl_int(device.rawValue, clinux_kvm_create_vm, 0)
+    // A signal that comes while the kernel makes the VM's own thread ends the call with EINTR, and
+    // it is to be made again (as QEMU does; seen 2026-11-22).
+    var number: Int32
+    repeat {
+      number = clinux_ioctl_int(device.rawValue, clinux_kvm_create_vm, 0)
+    } while number < 0 && Errno.current == .interrupted
     guard number >= 0 else { throw SystemError("KVM_CREATE_VM") }
     let machine = OwnedDescriptor(adopting: number)
     let runByteCount = clinux_ioctl_none(device.rawValue, clinux_kvm_get_vcpu_mmap_size)
