@@ -73,7 +73,6 @@ public final class TraceFile: Sendable {
     var hasBegun = false
     var droppedCount: UInt64 = 0
     var openError: SystemError?
-    var isOpen = false
   }
 
   /// Opens the file at `path`, which is not changed before the first event: then it is begun anew,
@@ -114,7 +113,6 @@ public final class TraceFile: Sendable {
           state.isFirst = kept == 0
         }
         Self.give(file, to: state)
-        shared.withLock { $0.isOpen = true }
       } catch {
         shared.withLock { $0.openError = error }
       }
