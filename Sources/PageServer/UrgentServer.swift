@@ -36,6 +36,8 @@ struct UrgentServer: ~Copyable {
   private var received: PageBuffer
   private var filled = 0
   private var monitor: LinkMonitor
+  /// Nothing was heard for the budget, at the last look.
+  private var isLinkDoubted = false
   private var busyPoll: BusyPollWindow
   private let processorCount: Int
   /// When the last request was answered.
@@ -119,7 +121,14 @@ struct UrgentServer: ~Copyable {
     switch monitor.tick(now: MonotonicClock.now()) {
     case .nothing: break
     case .ping(let sequence): try send(.control(.ping(sequence: sequence)))
-    case .lost: throw .silent(budgetNanoseconds: monitor.budgetNanoseconds)
+    case .lost:
+      // A thread that was stopped behind its last look, or not scheduled, looks first at what has
+      // come meanwhile; the next wait is over at once.
+      guard isLinkDoubted else {
+        isLinkDoubted = true
+        return
+      }
+      throw .silent(budgetNanoseconds: monitor.budgetNanoseconds)
     }
   }
 
@@ -203,6 +212,7 @@ struct UrgentServer: ~Copyable {
     guard let count else { return false }
     let now = MonotonicClock.now()
     monitor.heard(at: now)
+    isLinkDoubted = false
     filled += count
     var start = 0
     var hasRequest = false

@@ -36,6 +36,8 @@ extension World {
     guard hosts[side.rawValue].isAlive, hosts[side.rawValue].stalledUntil <= nanoseconds,
       !hasHealed
     else { return }
+    // A look that it was about to make is made behind what comes meanwhile.
+    hosts[side.rawValue].isLinkDoubted = false
     hosts[side.rawValue].stalledUntil =
       nanoseconds + random.nanoseconds(in: 200_000..<8_000_000)
   }

@@ -48,6 +48,11 @@ struct LinkTests {
     #expect(reconnectCount > 20)
   }
 
+  @Test("a process that is stopped between two looks at its link looks at what came meanwhile")
+  func stoppedBetweenLooks() {
+    #expect(Simulation.run(seed: 968_972).violation == nil)
+  }
+
   @Test("a process that is stopped for less than the budget keeps its link")
   func shortStall() {
     var plan = Self.plan([(.stalls, 1)])
