@@ -1,7 +1,10 @@
 /// What one round of seeds came to.
 public struct SeedRoundResult: Hashable, Sendable {
-  /// Bytes of pages that were sent; those that read as zeros are told and do not count.
+  /// Bytes of pages that were sent; those that read as zeros are told and do not count, and of
+  /// those that went as what had changed of them, that does.
   public var sentByteCount: UInt64
+  /// Bytes of pages that did not have to be sent, since all or most of them had not changed.
+  public var savedByteCount: UInt64
   /// From its first page to the moment when the destination had taken in its last one.
   public var nanoseconds: UInt64
   /// Bytes of memory that were written meanwhile: what the next round has to send.
@@ -12,9 +15,10 @@ public struct SeedRoundResult: Hashable, Sendable {
   /// A result with all its parts.
   public init(
     sentByteCount: UInt64, nanoseconds: UInt64, dirtiedByteCount: UInt64,
-    roundTripNanoseconds: UInt64? = nil
+    roundTripNanoseconds: UInt64? = nil, savedByteCount: UInt64 = 0
   ) {
     self.sentByteCount = sentByteCount
+    self.savedByteCount = savedByteCount
     self.nanoseconds = nanoseconds
     self.dirtiedByteCount = dirtiedByteCount
     self.roundTripNanoseconds = roundTripNanoseconds
@@ -173,9 +177,15 @@ public struct SwitchRule: Sendable {
   }
 
   private func fits(_ remaining: UInt64) -> Bool {
-    if remaining == 0 { return true }
-    guard let bandwidth, bandwidth > 0 else { return false }
-    return Double(remaining) * 1e9 / bandwidth <= Double(limits.downtimeNanoseconds)
+    predictedNanoseconds(for: remaining).map { $0 <= limits.downtimeNanoseconds } ?? false
+  }
+
+  /// How long the link would take for so many bytes; nil while its rate is not known.
+  public func predictedNanoseconds(for remaining: UInt64) -> UInt64? {
+    if remaining == 0 { return 0 }
+    guard let bandwidth, bandwidth > 0 else { return nil }
+    // Rounded up: what is foretold to fit does.
+    return UInt64(exactly: (Double(remaining) * 1e9 / bandwidth).rounded(.up)) ?? .max
   }
 
   /// A round was lost with its link, before the destination had taken in all of it; so many bytes
@@ -213,7 +223,9 @@ public struct SwitchRule: Sendable {
   private static let tellingNanoseconds: UInt64 = 10_000_000
   private static let tellingNanosecondsUnmeasured: UInt64 = 100_000_000
 
+  /// Nor does one that was mostly spent on finding out what need not be sent.
   private static func isTelling(_ round: SeedRoundResult) -> Bool {
+    guard round.savedByteCount <= round.sentByteCount else { return false }
     guard let roundTrip = round.roundTripNanoseconds else {
       return round.nanoseconds >= tellingNanosecondsUnmeasured
     }

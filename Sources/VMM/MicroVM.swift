@@ -29,7 +29,8 @@ public struct VMMTimeouts: Hashable, Sendable {
     case .pause, .disable: pauseMilliseconds + answerMilliseconds
     case .saveDeviceState: saveMilliseconds
     case .loadDeviceState: loadMilliseconds
-    case .resume, .run, .kill, .status, .startDirtyLog, .fetchDirtyLog, .stopDirtyLog:
+    case .resume, .run, .kill, .status, .startDirtyLog, .fetchDirtyLog, .stopDirtyLog,
+      .throttle:
       answerMilliseconds
     }
   }
@@ -40,7 +41,7 @@ public struct VMMTimeouts: Hashable, Sendable {
 /// Two connections: one for the verbs, one for `status`, so that progress can be asked for while a
 /// long `loadDeviceState` waits for pages. A connection that failed is dropped, because its late
 /// answer would be taken for the next one's; the next call connects anew.
-public final class MicroVM: VMMFrontEnd, DirtyLog {
+public final class MicroVM: VMMFrontEnd, DirtyLog, ProcessorThrottle {
   /// The VM's name.
   public let vmName: String
   private let socketPath: String
@@ -86,6 +87,15 @@ public final class MicroVM: VMMFrontEnd, DirtyLog {
       // It did not watch.
       guard case .refused = error.problem else { throw error }
     }
+  }
+
+  /// It takes the vCPUs' time itself.
+  public var throttle: (any ProcessorThrottle)? { self }
+
+  /// Has the vCPUs rest for a share of their time.
+  public func throttle(percent: Int, forMilliseconds: UInt64) throws(VMMError) {
+    _ = try perform(
+      .throttle, Request(.throttle, timeoutMilliseconds: forMilliseconds, count: percent))
   }
 
   /// Stops the vCPUs; a vCPU that waits for a page makes it `pending`.
@@ -213,10 +223,14 @@ private struct Request: Encodable {
   let verb: String
   let timeout_ms: UInt64?
   let vm_state: Data?
+  let count: Int?
 
-  init(_ verb: VMMVerb, timeoutMilliseconds: UInt64? = nil, state: Data? = nil) {
+  init(
+    _ verb: VMMVerb, timeoutMilliseconds: UInt64? = nil, state: Data? = nil, count: Int? = nil
+  ) {
     self.verb = verb.rawValue
     self.timeout_ms = timeoutMilliseconds
+    self.count = count
     self.vm_state = state
   }
 }

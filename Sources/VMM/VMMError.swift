@@ -22,6 +22,8 @@ public enum VMMVerb: String, CaseIterable, Hashable, Sendable {
   case fetchDirtyLog = "dirty-log-fetch"
   /// Record no more.
   case stopDirtyLog = "dirty-log-stop"
+  /// Slow its guest down, or let it go.
+  case throttle
 
   /// What to do for the verb, in the words of a message.
   public var phrase: String {
@@ -37,6 +39,7 @@ public enum VMMVerb: String, CaseIterable, Hashable, Sendable {
     case .startDirtyLog: "begin the dirty log of"
     case .fetchDirtyLog: "fetch the dirty log of"
     case .stopDirtyLog: "end the dirty log of"
+    case .throttle: "slow down"
     }
   }
 }
@@ -103,6 +106,7 @@ public struct VMMError: Error, Hashable, Sendable, CustomStringConvertible {
     case .startDirtyLog: return "The VM may be watched, which slows its writes."
     case .fetchDirtyLog: return "What it has written since the last time is lost."
     case .stopDirtyLog: return "The VM may be watched still, which slows its writes."
+    case .throttle: return "The VM may be slow for some seconds."
     }
   }
 

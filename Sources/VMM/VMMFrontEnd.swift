@@ -51,6 +51,8 @@ public protocol VMMFrontEnd: Sendable {
   var pausesBesideFaults: Bool { get }
   /// The VMM's own record of written pages; nil where it keeps none.
   var dirtyLog: (any DirtyLog)? { get }
+  /// What slows its guest down; nil where nothing does.
+  var throttle: (any ProcessorThrottle)? { get }
   /// Stops every vCPU. After an error the VM may still come to a stop by itself: `resume` it.
   func pause() throws(VMMError)
   /// Lets a paused VM run on; cancels a pause that is not complete. Running already is fine.
@@ -77,4 +79,6 @@ extension VMMFrontEnd {
   public var pausesBesideFaults: Bool { false }
   /// Unless a front end knows better.
   public var dirtyLog: (any DirtyLog)? { nil }
+  /// Unless a front end knows better.
+  public var throttle: (any ProcessorThrottle)? { nil }
 }

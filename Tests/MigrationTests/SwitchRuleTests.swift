@@ -34,6 +34,18 @@ import Testing
     #expect(judge(&rule, sent: 100, dirtied: 5) == .switchOver(.fits))
   }
 
+  /// A round that has mostly found what need not be sent says little of the link: 6 MiB in a
+  /// second, and what is left would be sent at a hundred.
+  @Test func whatNeedNotBeSentMakesNoLinkSlow() {
+    var rule = SwitchRule(SwitchLimits())
+    #expect(judge(&rule, sent: 100, dirtied: 50) == on)
+    var saving = round(sent: 6, dirtied: 5)
+    saving.savedByteCount = 44 * Self.mebibyte
+    var other = rule
+    #expect(rule.roundEnded(saving, elapsedNanoseconds: 1) == .switchOver(.fits))
+    #expect(judge(&other, sent: 6, dirtied: 5) == on)
+  }
+
   @Test func aGuestThatOutrunsTheLinkEndsItAtOnce() {
     var rule = SwitchRule(SwitchLimits())
     #expect(judge(&rule, sent: 100, dirtied: 100) == .switchOver(.outrun))

@@ -90,6 +90,8 @@ public struct ControlReply: Codable, Sendable {
   public var removals: UInt64?
   /// What the guest found wrong.
   public var mismatches: [Mismatch]?
+  /// How much of the vCPUs' time is taken from them, in percent.
+  public var throttlePercent: Int?
   /// The state of all vCPUs; base64 on the line.
   public var vmState: Data?
   /// The length of `vmState` or of a dump.
@@ -127,6 +129,7 @@ public struct ControlReply: Codable, Sendable {
     case handlerConnected = "handler_connected"
     case vmState = "vm_state"
     case byteCount = "byte_count"
+    case throttlePercent = "throttle_percent"
     case dirtyPages = "dirty_pages"
     case pagesChecked = "pages_checked"
     case findingCount = "finding_count"

@@ -31,6 +31,11 @@ extension TestMachine {
         throw ControlFailure(.badRequest, "unknown dialect \(name)")
       }
       try attach(path: try Self.field(request.path, "path"), dialect: dialect)
+    case "throttle":
+      try self.throttle(
+        percent: try Self.field(request.count, "count"),
+        milliseconds: try Self.field(request.timeoutMilliseconds, "timeout_ms"))
+    case "track-writes": try trackWrites(try Self.field(request.count, "count") > 0)
     case "dirty-log-start": try startDirtyLog()
     case "dirty-log-stop": try stopDirtyLog()
     case "dirty-log-fetch":
@@ -88,6 +93,7 @@ extension TestMachine {
       reply.removals = progress.removals
     }
     reply.mismatches = mismatches
+    reply.throttlePercent = throttle.percent
     return reply
   }
 

@@ -2,6 +2,7 @@ internal import CGuestProgram
 internal import Glibc
 internal import Pages
 internal import System
+internal import UFFD
 
 /// The life of the guest: what the control socket's verbs do.
 extension TestMachine {
@@ -119,6 +120,29 @@ extension TestMachine {
         throw ControlFailure(.failed, "\(error)")
       }
       state.withLock { $0.attachment = attachment }
+    }
+  }
+
+  /// Takes a share of their time from the vCPUs, 0 to 99 percent, for so long at most.
+  public func throttle(percent: Int, milliseconds: UInt64) throws(ControlFailure) {
+    guard (0...99).contains(percent) else {
+      throw ControlFailure(.badRequest, "a throttle takes 0 to 99 percent of the guest's time")
+    }
+    do throws(SystemError) {
+      try throttle.set(percent: percent, until: Self.deadline(milliseconds))
+    } catch { throw ControlFailure(.failed, "\(error)") }
+  }
+
+  /// Has the kernel note what is written, from now on; or no more. What it had noted is lost.
+  public func trackWrites(_ isTracked: Bool) throws(ControlFailure) {
+    // Memory has one userfaultfd at a time: the one before goes first.
+    state.withLock { $0.writeRegistration = nil }
+    guard isTracked else { return }
+    do throws(UFFDError) {
+      let registration = try WriteRegistration(memory)
+      state.withLock { $0.writeRegistration = registration }
+    } catch {
+      throw ControlFailure(.failed, "\(error)")
     }
   }
 

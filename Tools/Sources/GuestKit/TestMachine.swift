@@ -29,6 +29,8 @@ public struct MachineOptions: Sendable {
   public var noisePercent = 0
   /// How pages are given back; nil for what suits the backing.
   public var removal: RemovalMethod?
+  /// Whether the kernel notes what is written, for whoever looks with PAGEMAP_SCAN.
+  public var tracksWrites = false
   /// Whether this is a destination: memory stays untouched, vCPU state comes later.
   public var isIncoming = false
 
@@ -66,6 +68,7 @@ public final class TestMachine: Sendable {
   public let memory: GuestMemory
   let layout: GuestLayout
   let engine: any GuestEngine
+  let throttle: VcpuThrottle
   let removal: RemovalMethod
   let state: Lock<State>
 
@@ -76,6 +79,7 @@ public final class TestMachine: Sendable {
     /// A verb that needs the guest to stay stopped until it is done.
     var heldBy: String?
     var attachment: HandlerAttachment?
+    var writeRegistration: WriteRegistration?
   }
 
   /// Maps the memory and makes the vCPUs; a source's memory is filled as well. Nothing runs yet.
@@ -106,6 +110,7 @@ public final class TestMachine: Sendable {
         case .kvm: try KvmMachine(memory: memory, layout: layout, removal: removal)
         case .process: try ProcessGuest(memory: memory, layout: layout, removal: removal)
         }
+      throttle = VcpuThrottle(engine.gate)
       if !options.isIncoming {
         ImageBuilder(
           layout: layout, pattern: options.pattern, fillPercent: options.fillPercent
@@ -119,12 +124,20 @@ public final class TestMachine: Sendable {
     } catch {
       throw .system(error)
     }
+    guard options.tracksWrites else { return }
+    do throws(UFFDError) {
+      let registration = try WriteRegistration(memory)
+      state.withLock { $0.writeRegistration = registration }
+    } catch {
+      throw .options("writes cannot be tracked: \(error)")
+    }
   }
 
   // The threads hold the engine, not this object: without an order they would park for ever.
   deinit {
     engine.gate.ask(.leave)
     engine.joinThreads()
+    throttle.join()
   }
 
   /// What the guest does now.

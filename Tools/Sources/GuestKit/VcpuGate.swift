@@ -67,8 +67,19 @@ final class VcpuGate: Sendable {
     var isFinished: [Bool]
     var threadIDs: [pid_t?]
     var mismatches: [Mismatch] = []
+    var throttle = Throttle()
+    /// All are to rest for a moment, whatever is wished.
+    var isResting = false
 
     var isAllParked: Bool { zip(isParked, hasLeft).allSatisfy { $0 || $1 } }
+  }
+
+  /// A share of the vCPUs' time that is taken from them, up to a moment.
+  struct Throttle {
+    var percent = 0
+    var end = Instant(nanoseconds: 0)
+
+    func percent(now: Instant) -> Int { now < end ? percent : 0 }
   }
 
   let state: Monitor<State>
@@ -121,7 +132,9 @@ final class VcpuGate: Sendable {
         state.threadIDs[vcpu] = nil
         return false
       case .run:
-        guard !state.isFinished[vcpu], state.mismatches.isEmpty else { return nil }
+        guard !state.isFinished[vcpu], state.mismatches.isEmpty, !state.isResting else {
+          return nil
+        }
         state.isParked[vcpu] = false
         beforeRun()
         return true
@@ -137,6 +150,14 @@ final class VcpuGate: Sendable {
       guard state.wish != .leave else { return }
       state.wish = wish
       if wish != .run { interruptRunning(state) }
+    }
+  }
+
+  /// Has every vCPU rest, or go on if it is to run. Does not wait.
+  func rest(_ isResting: Bool) {
+    state.withLock { state in
+      state.isResting = isResting
+      if isResting { interruptRunning(state) }
     }
   }
 

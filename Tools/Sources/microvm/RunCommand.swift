@@ -69,6 +69,10 @@ struct RunCommand: ParsableCommand {
   @Option(help: "What to send it: 1.4, 1.7, 1.12, two-descriptors.")
   var attachDialect: AttachDialect = .pageSize
 
+  @Flag(
+    help: "Unless incoming: have the kernel note what is written, for PAGEMAP_SCAN by others.")
+  var trackWrites = false
+
   @Flag(help: "Do not run until told so by the control socket.")
   var paused = false
 
@@ -147,6 +151,8 @@ struct RunCommand: ParsableCommand {
       throw ValidationError("--backing is memfd, file:PATH or private")
     }
     options.backing = parsedBacking
+    // The memory of an incoming guest has another userfaultfd.
+    options.tracksWrites = trackWrites && !incoming
     options.guest = try guestKind()
     guard var parsedPattern = AccessPattern(pattern) else {
       throw ValidationError("--pattern is one of \(AccessPattern.names)")

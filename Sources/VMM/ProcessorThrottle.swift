@@ -1,0 +1,9 @@
+/// Something that slows a VM's guest down.
+///
+/// What is taken is lent for a time: whoever wants it longer asks again. So a guest whose migration
+/// has died with all its processes is at full speed again soon.
+public protocol ProcessorThrottle: Sendable {
+  /// Takes a share of its processor time from the guest, in percent, 0 to 99, for so long at most;
+  /// in place of what was taken before. 0: it gets all of it, at once.
+  func throttle(percent: Int, forMilliseconds: UInt64) throws(VMMError)
+}
