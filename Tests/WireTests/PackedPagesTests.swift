@@ -52,6 +52,18 @@ import Wire
     #expect(try PackedPages(decoding: payload.rawBytes, of: .seedPages) == pages)
   }
 
+  /// Of seeds alone.
+  @Test func aDeltaIsReadAsOne() throws {
+    let bytes = prefix(PackedPages(.lz4, contentsChecksum: 1, isDelta: true))
+    #expect(bytes == [1, 1, 0, 0, 1, 0, 0, 0])
+    #expect(try PackedPages(decoding: bytes.rawBytes, of: .seedPages).isDelta)
+    let other = [1, 2] + bytes[2...]
+    let error = wireError { () throws(WireError) in
+      _ = try PackedPages(decoding: Array(other).rawBytes, of: .seedPages)
+    }
+    #expect(error == .notZero(.seedPages, .reserved))
+  }
+
   @Test func whatHasNoMeaningIsRefused() {
     func error(_ prefix: [UInt8]) -> WireError? {
       wireError { () throws(WireError) in

@@ -75,7 +75,10 @@ enum FrameSeeds {
     return encoder.takeFrame(isLast: true)
   }()
 
-  private static func packed(_ page: [UInt8], as encoding: PageEncoding) -> [UInt8] {
+  /// Of seeds what has changed of a page that was zeros.
+  private static func packed(
+    _ page: [UInt8], as encoding: PageEncoding, isDelta: Bool = false
+  ) -> [UInt8] {
     let prefixByteCount = WireLimits.packedPrefixByteCount
     guard var buffer = try? PageBuffer(byteCount: prefixByteCount + page.count) else {
       invariantBroken("there is memory for two pages")
@@ -86,13 +89,18 @@ enum FrameSeeds {
       invariantBroken("a page of one byte packs")
     }
     var prefix = buffer.mutableBytes(0..<prefixByteCount)
-    PackedPages(encoding, contentsChecksum: CRC32C.checksum(of: page.rawBytes))
-      .encode(into: &prefix)
+    PackedPages(
+      encoding, contentsChecksum: CRC32C.checksum(of: page.rawBytes), isDelta: isDelta
+    ).encode(into: &prefix)
     let bytes = buffer.bytes(0..<prefixByteCount + count)
     let payload = bytes.byteOffsets.map { bytes.loadLittleEndian(at: $0, as: UInt8.self) }
-    let plain = FrameHeader.pages(
-      run(0, 16, 1), pageSize: .small, isDemanded: false, session: shortID, sequence: 1,
-      checksum: nil)
+    let plain =
+      isDelta
+      ? FrameHeader.seedPages(
+        run(0, 16, 1), pageSize: .small, session: shortID, sequence: 1, checksum: nil)
+      : .pages(
+        run(0, 16, 1), pageSize: .small, isDemanded: false, session: shortID, sequence: 1,
+        checksum: nil)
     return encoded(
       plain.packed(
         byteCount: payload.count, checksum: CRC32C.checksum(of: payload.rawBytes))) + payload
@@ -131,6 +139,7 @@ enum FrameSeeds {
         .seedPages(
           run(0, 16, 1), pageSize: .small, session: shortID, sequence: 1,
           checksum: CRC32C.checksum(of: page.rawBytes))) + page
+      + FrameSeeds.packed(page, as: .lz4, isDelta: true)
       + encoded(.seedZeros(run(0, 240, 16), session: shortID, sequence: 2))
       + SeedRound.endFrame(1, session: shortID)
       + RunMap.discard.encodedFrame(
