@@ -148,7 +148,7 @@ struct BulkInstaller: ~Copyable {
       switch header.type {
       case .pages:
         let isPacked = header.flags.contains(.packed)
-        if isPacked { try unpack(header, payload) }
+        if isPacked { _ = try unpack(header, payload) }
         install(header.run, isPacked ? nil : payload)
         if !header.flags.contains(.demanded) {
           installedByteCount += UInt64(pageByteCount(of: header))
@@ -210,7 +210,7 @@ struct BulkInstaller: ~Copyable {
       guard header.flags.contains(.packed) else {
         return plane.installer.stageSeeds(header.run, buffer.bytes(payload))
       }
-      try unpack(header, payload)
+      guard try unpack(header, payload) else { return dropSeeds(header.run) }
       return plane.installer.stageSeeds(
         header.run, unpacked.bytes(0..<pageByteCount(of: header)))
     case .seedZeros: return plane.installer.seedZeros(header.run)
@@ -219,6 +219,15 @@ struct BulkInstaller: ~Copyable {
       return plane.installer.stage != nil
     default: return try discard(payload, isLast: header.flags.contains(.last))
     }
+  }
+
+  /// What has changed of seeds that are missing here is of no use: they stay missing.
+  private func dropSeeds(_ run: PageRun) -> Bool {
+    var pages = plane.installer.layout.flatRange(of: run)
+    while !pages.isEmpty {
+      guard plane.installer.discardSeeds(&pages) else { return false }
+    }
+    return true
   }
 
   private mutating func discard(
@@ -242,17 +251,31 @@ struct BulkInstaller: ~Copyable {
 
   // MARK: Fills
 
-  /// Unpacks the pages of a frame to the front of their buffer.
+  /// Unpacks the pages of a frame to the front of their buffer; false when they are a delta of
+  /// seeds that are not all here: there was no memory for them.
   private mutating func unpack(
     _ header: FrameHeader, _ payload: Range<Int>
-  ) throws(WireError) {
+  ) throws(WireError) -> Bool {
     let prefix = try PackedPages(decoding: buffer.bytes(payload), of: header.type)
     let count = pageByteCount(of: header)
     let body = payload.lowerBound + WireLimits.packedPrefixByteCount..<payload.upperBound
     guard
       Self.unpack(buffer, body, as: prefix.encoding, into: &unpacked, 0..<count, by: &unpacker)
     else { throw .value(header.type, .encoding, found: UInt64(prefix.encoding.rawValue)) }
+    if prefix.isDelta {
+      let installer = plane.installer
+      let isWhole = installer.withStaged(header.run) { base in
+        Self.apply(&unpacked, to: base)
+      }
+      guard isWhole else { return false }
+    }
     try prefix.verify(unpacked.bytes(0..<count), of: header.type)
+    return true
+  }
+
+  private static func apply(_ delta: inout TransferBuffer, to base: RawSpan) {
+    var pages = delta.mutableBytes(0..<base.byteCount)
+    PageDelta.apply(&pages, to: base)
   }
 
   // Spans of two properties and a change of a third: apart from `self` they exclude each other not.

@@ -27,6 +27,18 @@ extension PageInstaller {
     }
   }
 
+  /// Gives `body` what is staged of a run; false, and nothing given, unless all of it is. What came
+  /// on one connection changes nothing of what another one brings: they bring different pages.
+  func withStaged(_ run: PageRun, _ body: (RawSpan) -> Void) -> Bool {
+    let pages = layout.flatRange(of: run)
+    return filling.withLock { filling in
+      guard let stage, filling.takesSeeds,
+        filling.ledger.nextRun(of: .staged, in: pages) == pages
+      else { return false }
+      return stage.withBytes(imageRange(pages), body) != nil
+    }
+  }
+
   /// Notes that a run read as zeros when it was seeded.
   func seedZeros(_ run: PageRun) -> Bool {
     let pages = layout.flatRange(of: run)

@@ -61,9 +61,10 @@ struct PackedTests {
   /// Nothing of such a frame reaches the guest.
   @Test(
     arguments: [
-      // Another encoding than it was made by, one that nobody knows, a reserved byte, a wrong
-      // checksum of the pages, contents that end early.
-      { $0[0] = 2 }, { $0[0] = 9 }, { $0[2] = 1 }, { $0[4] ^= 1 }, { $0.removeLast() },
+      // Another encoding than it was made by, one that nobody knows, a delta of pages that are no
+      // seeds, a reserved byte, a wrong checksum of the pages, contents that end early.
+      { $0[0] = 2 }, { $0[0] = 9 }, { $0[1] = 1 }, { $0[2] = 1 }, { $0[4] ^= 1 },
+      { $0.removeLast() },
     ] as [@Sendable (inout [UInt8]) -> Void])
   func damageIsRefused(damage: @Sendable (inout [UInt8]) -> Void) throws {
     let fixture = try PlaneFixture()
@@ -111,5 +112,44 @@ struct PackedTests {
     for page in 0..<16 {
       #expect(try fixture.reader(page: page).value() == PageContent.word(page))
     }
+  }
+
+  @Test(arguments: PageEncoding.allCases)
+  func deltasChangeWhatIsStaged(encoding: PageEncoding) throws {
+    let fixture = try SeedTests.fixture()
+    let bulk = fixture.source.bulk[0]
+    try fixture.source.sendSeeds(0..<16, version: 1, on: bulk)
+    try fixture.source.sendSeeds(16..<32, version: 1, on: bulk)
+    try fixture.source.sendPacked(4..<20, as: encoding, isSeed: true, since: 1, on: bulk)
+    try fixture.source.endRound(1)
+    try fixture.startFaults()
+    for page in 0..<32 {
+      let word = PageContent.word(page)
+      #expect(
+        try fixture.reader(page: page).value() == ((4..<20).contains(page) ? word : word &+ 1 << 8))
+    }
+  }
+
+  /// It is against another page than the one that is here.
+  @Test func aDeltaOfOtherSeedsIsRefused() throws {
+    let fixture = try SeedTests.fixture()
+    let bulk = fixture.source.bulk[0]
+    try fixture.source.sendSeeds(0..<16, version: 1, on: bulk)
+    try fixture.source.sendPacked(0..<16, as: .lz4, isSeed: true, since: 2, on: bulk)
+    guard case .frame? = try violation(fixture) else {
+      Issue.record("the frame was taken for a good one")
+      return
+    }
+  }
+
+  /// This host had no memory for them, which the source does not know: they come when they are
+  /// asked for.
+  @Test func aDeltaOfSeedsThatAreNotHereLeavesThemMissing() throws {
+    let fixture = try SeedTests.fixture()
+    let bulk = fixture.source.bulk[0]
+    try fixture.source.sendSeeds(0..<8, version: 1, on: bulk)
+    try fixture.source.sendPacked(0..<16, as: .lz4, isSeed: true, since: 1, on: bulk)
+    try fixture.source.endRound(1)
+    #expect(fixture.count(of: .staged) == 0 && fixture.count(of: .missing) == 64)
   }
 }

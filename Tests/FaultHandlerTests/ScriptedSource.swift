@@ -84,22 +84,30 @@ final class ScriptedSource: Sendable {
     try send(header, payload, on: connection)
   }
 
-  /// The same pages, packed; `damage` changes the payload before it is checksummed.
+  /// The same pages, packed; seeds as what has changed of them since a version, if one is given.
+  /// `damage` changes the payload before it is checksummed.
   func sendPacked(
     _ pages: Range<Int>, region: Int = 0, size: PageSize = .small, as encoding: PageEncoding,
-    isSeed: Bool = false, on connection: Connection, damage: (inout [UInt8]) -> Void = { _ in }
+    isSeed: Bool = false, since version: UInt64? = nil, on connection: Connection,
+    damage: (inout [UInt8]) -> Void = { _ in }
   ) throws {
     var contents: [UInt8] = []
+    var changes: [UInt8] = []
     for page in pages {
-      contents += PageContent.bytes(PageContent.word(page, region: region), size)
+      let word = PageContent.word(page, region: region)
+      let bytes = PageContent.bytes(word, size)
+      contents += bytes
+      let before = version.map { PageContent.bytes(word &+ $0 << 8, size) }
+      changes += before.map { zip(bytes, $0).map { $0 ^ $1 } } ?? bytes
     }
     var packer = PagePacker()
     var room = [UInt8](repeating: 0, count: contents.count)
     var spanBytes = room.mutableSpan
     var span = unsafe spanBytes.mutableBytes
-    let count = try #require(packer.pack(contents.rawBytes, as: encoding, into: &span))
+    let count = try #require(packer.pack(changes.rawBytes, as: encoding, into: &span))
     let prefix = PackedPages(
-      encoding, contentsChecksum: CRC32C.checksum(of: contents.rawBytes))
+      encoding, contentsChecksum: CRC32C.checksum(of: contents.rawBytes),
+      isDelta: version != nil)
     var payload = [UInt8](repeating: 0, count: WireLimits.packedPrefixByteCount)
     var prefixSpanBytes = payload.mutableSpan
     var prefixSpan = unsafe prefixSpanBytes.mutableBytes
