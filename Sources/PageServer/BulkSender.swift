@@ -16,22 +16,23 @@ struct BulkSender: ~Copyable {
   private let wake: WakeEvent
   let servingGate: ServingGate
   private let frameGate: FrameGate
-  private var loader: RunLoader
-  private var packer: FramePacker
-  private var packing: PackingRule
+  var loader: RunLoader
+  var packer: FramePacker
+  var packing: PackingRule
   /// Since the last frame of pages: for credit and for the operator's cap.
   private var waitNanoseconds: UInt64 = 0
+  var hasher = PageHasher()
   private var received: PageBuffer
   private var filled = 0
 
   /// Payload bytes of pushed pages that the destination takes in all, and those sent so far.
   private var granted: UInt64 = 0
   private var spent: UInt64 = 0
-  private var sequence: UInt32 = 0
+  private(set) var sequence: UInt32 = 0
   private var isFinished = false
   /// The map, on the first bulk connection until it is done.
   var absentMap: AbsentMap?
-  private let position: Int
+  let position: Int
   private var isFirst: Bool { position == 0 }
 
   init(
@@ -104,31 +105,6 @@ struct BulkSender: ~Copyable {
     }
   }
 
-  // MARK: Seeds
-
-  /// Sends a run of the round, or its end; false when there is neither.
-  private mutating func sendSeeds() throws(ServeError) -> Bool {
-    if let run = context.seeds.next() {
-      do throws(MemoryError) {
-        // The VM runs: what is read here is a copy that nobody changes any more, and what is
-        // written meanwhile is in the log.
-        try loader.load(run)
-      } catch {
-        throw .memory(error)
-      }
-      let flat = context.layout.flatRange(of: run)
-      let sentCount = try sendLoaded(for: .seed)
-      context.seeds.skip(flat.lowerBound + sentCount..<flat.upperBound)
-      for page in loader.poisonedPages {
-        context.seeds.skip(flat.lowerBound + page..<flat.lowerBound + page + 1)
-      }
-      return true
-    }
-    guard let round = context.seeds.takeEnd(on: position) else { return false }
-    try transmit(SeedRound.endFrame(round, session: context.session.shortID).rawBytes)
-    return true
-  }
-
   // MARK: Pushing
 
   private mutating func pushRun() throws(ServeError) {
@@ -168,11 +144,13 @@ struct BulkSender: ~Copyable {
   /// Sends what was loaded; how many pages that was, from the front on: all of them, unless they
   /// are seeds of a round that was stopped.
   @discardableResult
-  private mutating func sendLoaded(for purpose: PagePurpose) throws(ServeError) -> Int {
+  mutating func sendLoaded(for purpose: PagePurpose) throws(ServeError) -> Int {
     var page = 0
+    let sentEnd = loader.sentEnd(for: purpose)
     while page < loader.pageCount {
       var segment = loader.segment(from: page)
-      if segment.kind == .poisoned, purpose == .seed {
+      if purpose == .seed, segment.kind == .poisoned || segment.kind == .same {
+        if segment.kind == .same { noteSame(segment) }
         page += segment.pageCount
         continue
       }
@@ -182,14 +160,14 @@ struct BulkSender: ~Copyable {
         segment = loader.segment(from: page, limit: affordable)
         spent += UInt64(segment.pageCount * loader.pageByteCount)
       }
-      if purpose == .seed { noteSeeds(segment) }
       page += segment.pageCount
       // Held back for the next segment only if that need not wait for credit itself.
-      let rest = UInt64((loader.pageCount - page) * loader.pageByteCount)
+      let rest = UInt64(max(0, sentEnd - page) * loader.pageByteCount)
       let hasMore = rest > 0 && granted - spent >= rest
       if segment.kind == .content {
         try sendContent(segment, for: purpose, hasMore: hasMore)
       } else {
+        if purpose == .seed { noteZeros(segment) }
         let frame = loader.makeFrame(segment, for: purpose, sequence: sequence)
         try transmit(loader.bytes(frame), hasMore: hasMore)
       }
@@ -199,14 +177,16 @@ struct BulkSender: ~Copyable {
     return page
   }
 
-  /// Sends pages that are no zeros, packed where that is faster.
+  /// Sends pages that are no zeros, as what has changed of them or packed where that is faster.
   private mutating func sendContent(
     _ segment: RunSegment, for purpose: PagePurpose, hasMore: Bool
   ) throws(ServeError) {
     let pageByteCount = segment.pageCount * loader.pageByteCount
-    let encoding = packing.nextEncoding
+    let delta = purpose == .seed ? makeDelta(segment) : nil
+    if purpose == .seed { noteSeeds(segment, delta) }
+    let encoding = delta == nil ? packing.nextEncoding : nil
     let start = MonotonicClock.now()
-    var packed: Range<Int>?
+    var packed = delta
     if let encoding {
       packed = packer.makeFrame(
         loader, segment, for: purpose, sequence: sequence, as: encoding)
@@ -214,7 +194,7 @@ struct BulkSender: ~Copyable {
     let ready = encoding == nil ? start : MonotonicClock.now()
     let sentByteCount = (packed?.count).map { $0 - WireLimits.headerByteCount } ?? pageByteCount
     context.bandwidth.spend(byteCount: UInt64(sentByteCount), now: ready)
-    if let packed, let encoding {
+    if let packed {
       try transmit(packer.bytes(packed), hasMore: hasMore)
       context.counters.packed(
         encoding, pageByteCount: pageByteCount, sentByteCount: sentByteCount)
@@ -222,7 +202,10 @@ struct BulkSender: ~Copyable {
       let frame = loader.makeFrame(segment, for: purpose, sequence: sequence)
       try transmit(loader.bytes(frame), hasMore: hasMore)
     }
-    guard !packing.isDecided else { return }
+    guard !packing.isDecided, delta == nil else {
+      waitNanoseconds = 0
+      return
+    }
     let end = MonotonicClock.now()
     packing.sent(
       PackingRule.Frame(
@@ -230,13 +213,6 @@ struct BulkSender: ~Copyable {
         packNanoseconds: ready.nanoseconds(since: start),
         waitNanoseconds: waitNanoseconds + end.nanoseconds(since: ready)), now: end)
     waitNanoseconds = 0
-  }
-
-  /// Before they are sent: what is told of them must find them noted.
-  private func noteSeeds(_ segment: RunSegment) {
-    let byteCount = segment.kind == .content ? segment.pageCount * loader.pageByteCount : 0
-    context.seeds.sending(
-      loader.flatRange(of: segment), byteCount: UInt64(byteCount), on: position)
   }
 
   private mutating func finishPush() throws(ServeError) {

@@ -31,6 +31,9 @@ public enum Packing: String, CaseIterable, Hashable, Sendable {
 /// tried in earnest, and given up again unless more pages than before have gone through. A look
 /// that gains nothing doubles the time to the next: pages that do not pack, or a fast link, cost
 /// next to nothing.
+///
+/// Deltas of seeds are made while the time that they take is less than the link would take for what
+/// they save, from the first moment on at which the link has held the sender up.
 struct PackingRule {
   /// How a frame of pages went.
   struct Frame {
@@ -87,6 +90,10 @@ struct PackingRule {
   private var window: Window?
   /// What was in use before, and how many bytes of pages went in a nanosecond.
   private var trial: (from: PageEncoding?, rate: Double)?
+  /// What a delta takes, and makes of a byte of pages.
+  private var delta: Estimate?
+  /// Bytes that the link carries in a nanosecond at least; nil while it has never held us up.
+  private var linkRate: Double?
   private var restUntil: Instant?
   private var rest = restNanoseconds.lowerBound
 
@@ -103,21 +110,36 @@ struct PackingRule {
   /// Whether there is anything to measure.
   var isDecided: Bool { packing != .automatic }
 
+  /// Whether seeds are to be kept, for deltas of what is sent of them later.
+  var keepsSeeds: Bool { packing == .automatic ? linkRate != nil : packing != .none }
+
+  /// Whether seeds are to be sent as what has changed of them.
+  var makesDeltas: Bool {
+    guard packing == .automatic, let linkRate, let delta else { return keepsSeeds }
+    return delta.packNanoseconds < (1 - delta.sentShare) / linkRate
+  }
+
+  /// By what a delta is to be packed.
+  var deltaEncoding: PageEncoding { encoding ?? .lz4 }
+
   /// By what the next frame is to be packed.
   var nextEncoding: PageEncoding? { samples.last ?? encoding }
 
-  /// Nothing was there to be sent for a while: that says nothing of the link, and what is tried
-  /// cannot be compared any more.
+  /// Nothing was there to be sent for a while: that says nothing of the link, what is tried cannot
+  /// be compared any more, and the next round has other pages.
   mutating func paused() {
-    window = nil
-    if let trial { encoding = trial.from }
-    trial = nil
+    delta = nil
+    forgetWindow()
   }
 
   /// A frame has gone.
   mutating func sent(_ frame: Frame, now: Instant) {
     guard !isDecided, frame.pageByteCount > 0 else { return }
-    if let encoding = frame.encoding { learn(encoding, frame) }
+    if let encoding = frame.encoding {
+      Self.learn(
+        frame.pageByteCount, frame.sentByteCount, frame.packNanoseconds,
+        &estimates[Self.place(of: encoding)])
+    }
     if !samples.isEmpty { samples.removeLast() }
     guard var window else { return window = Window(start: now) }
     window.pageByteCount += frame.pageByteCount
@@ -133,19 +155,30 @@ struct PackingRule {
     judge(window, Double(elapsed), now)
   }
 
-  private mutating func learn(_ encoding: PageEncoding, _ frame: Frame) {
-    let bytes = Double(frame.pageByteCount)
-    let packNanoseconds = Double(frame.packNanoseconds) / bytes
-    let sentShare = Double(frame.sentByteCount) / bytes
-    let place = Self.place(of: encoding)
-    guard let known = estimates[place] else {
-      estimates[place] = Estimate(packNanoseconds: packNanoseconds, sentShare: sentShare)
-      return
-    }
-    estimates[place] = Estimate(
-      packNanoseconds: known.packNanoseconds
-        + (packNanoseconds - known.packNanoseconds) * Self.weight,
-      sentShare: known.sentShare + (sentShare - known.sentShare) * Self.weight)
+  /// A delta was made of so many bytes of pages, and has made so many of them: as many when it was
+  /// of no use. What goes as a delta says nothing of the encodings, in whatever time they are
+  /// tried.
+  mutating func madeDelta(of pageByteCount: Int, sentByteCount: Int, nanoseconds: UInt64) {
+    Self.learn(pageByteCount, sentByteCount, nanoseconds, &delta)
+    if sentByteCount < pageByteCount { forgetWindow() }
+  }
+
+  private mutating func forgetWindow() {
+    window = nil
+    if let trial { encoding = trial.from }
+    trial = nil
+  }
+
+  private static func learn(
+    _ pageByteCount: Int, _ sentByteCount: Int, _ nanoseconds: UInt64,
+    _ estimate: inout Estimate?
+  ) {
+    let packNanoseconds = Double(nanoseconds) / Double(pageByteCount)
+    let sentShare = Double(sentByteCount) / Double(pageByteCount)
+    let known = estimate ?? Estimate(packNanoseconds: packNanoseconds, sentShare: sentShare)
+    estimate = Estimate(
+      packNanoseconds: known.packNanoseconds + (packNanoseconds - known.packNanoseconds) * weight,
+      sentShare: known.sentShare + (sentShare - known.sentShare) * weight)
   }
 
   private static func place(of encoding: PageEncoding) -> Int { Int(encoding.rawValue) - 1 }
@@ -156,6 +189,8 @@ struct PackingRule {
 
   private mutating func judge(_ window: Window, _ elapsed: Double, _ now: Instant) {
     let rate = Double(window.pageByteCount) / elapsed
+    let waitShare = Double(window.waitNanoseconds) / elapsed
+    learnLinkRate(Double(window.sentByteCount) / elapsed, waitShare)
     if let trial {
       self.trial = nil
       guard rate < trial.rate * Self.neededGain else {
@@ -171,7 +206,6 @@ struct PackingRule {
       encoding = nil
       return haveRest(now)
     }
-    let waitShare = Double(window.waitNanoseconds) / elapsed
     let packShare = Double(window.packNanoseconds) / elapsed
     let isPackingSlow =
       encoding != nil && packShare >= max(waitShare, 1 - waitShare - packShare)
@@ -180,6 +214,15 @@ struct PackingRule {
     } else if isPackingSlow {
       // It is packing that holds it up.
       attemptLess(rate)
+    }
+  }
+
+  private mutating func learnLinkRate(_ rate: Double, _ waitShare: Double) {
+    if waitShare >= Self.waitingShare {
+      linkRate = rate
+    } else if let known = linkRate {
+      // It carries at least what it has just carried without holding us up.
+      linkRate = max(known, rate)
     }
   }
 

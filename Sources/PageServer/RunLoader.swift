@@ -6,6 +6,8 @@ internal import Wire
 /// What a page turned out to be when it was read.
 enum PageKind {
   case content
+  /// The destination has it already, as it is.
+  case same
   case zero
   case poisoned
 }
@@ -26,6 +28,8 @@ struct RunSegment {
   /// Position of the first page in the run.
   let start: Int
   let pageCount: Int
+  /// Of contents: the destination has an earlier state of each of its pages.
+  var isKnown = false
 }
 
 /// Reads runs into one thread's own buffer, sorts their pages by kind, and puts frame headers right
@@ -47,6 +51,7 @@ struct RunLoader: ~Copyable {
   private var pageSize = PageSize.small
   private var zeroMask: UInt32 = 0
   private var poisonMask: UInt32 = 0
+  private var comparison = DeltaCache.Comparison()
 
   init(_ context: SourceContext) throws(SystemError) {
     backing = context.backing
@@ -77,6 +82,7 @@ struct RunLoader: ~Copyable {
     pageSize = region.pageSize
     zeroMask = 0
     poisonMask = 0
+    comparison = DeltaCache.Comparison()
     let size = pageSize.byteCount
     let backing = backing
     let imageOffset = region.imageOffset.rawValue + run.start.rawValue * UInt64(size)
@@ -96,12 +102,36 @@ struct RunLoader: ~Copyable {
     }
   }
 
+  /// Compares what was read with what the destination has of it: these are seeds of a round.
+  mutating func compare(with cache: DeltaCache, round: UInt64) {
+    guard pageSize == .small else { return }
+    comparison = cache.compare(
+      layout.flatRange(of: run), buffer.bytes(pages(0..<pageCount)), round: round)
+  }
+
   /// The segment that starts at a page of the run that was read; at most `limit` pages of it.
   func segment(from start: Int, limit: Int = maximumPageCount) -> RunSegment {
     let kind = kind(of: start)
+    let isKnown = isKnown(start)
     var end = start + 1
-    while end < min(start + limit, Int(run.count.rawValue)), self.kind(of: end) == kind { end += 1 }
-    return RunSegment(kind: kind, start: start, pageCount: end - start)
+    while end < min(start + limit, pageCount), self.kind(of: end) == kind,
+      self.isKnown(end) == isKnown
+    { end += 1 }
+    return RunSegment(
+      kind: kind, start: start, pageCount: end - start, isKnown: isKnown)
+  }
+
+  /// Behind the last page of which something is to be sent.
+  func sentEnd(for purpose: PagePurpose) -> Int {
+    var end = pageCount
+    while end > 0 {
+      switch kind(of: end - 1) {
+      case .content, .zero: return end
+      case .poisoned where purpose != .seed: return end
+      case .poisoned, .same: end -= 1
+      }
+    }
+    return end
   }
 
   /// How many pages the run has that was read.
@@ -120,6 +150,9 @@ struct RunLoader: ~Copyable {
   var poisonedPages: [Int] {
     poisonMask == 0 ? [] : (0..<pageCount).filter { poisonMask & 1 << UInt32($0) != 0 }
   }
+
+  /// Whether a page could be read.
+  func isSound(_ page: Int) -> Bool { poisonMask & 1 << UInt32(page) == 0 }
 
   /// How many of them are poisoned.
   var poisonedPageCount: Int { poisonMask.nonzeroBitCount }
@@ -159,6 +192,7 @@ struct RunLoader: ~Copyable {
       invariant(purpose != .seed, "poison is told after the freeze alone")
       header = .poisonedPages(run, isDemanded: isDemanded, session: session, sequence: sequence)
       end = pages.lowerBound
+    case .same: invariantBroken("nothing is sent of what the destination has")
     }
     var room = buffer.mutableBytes(start..<pages.lowerBound)
     header.encode(into: &room)
@@ -195,7 +229,14 @@ struct RunLoader: ~Copyable {
 
   private func kind(of page: Int) -> PageKind {
     let bit: UInt32 = 1 << UInt32(page)
-    return poisonMask & bit != 0 ? .poisoned : zeroMask & bit != 0 ? .zero : .content
+    if poisonMask & bit != 0 { return .poisoned }
+    // What was sent is no zero, so what is the same as that is none.
+    if zeroMask & bit != 0 { return .zero }
+    return comparison.same & bit != 0 ? .same : .content
+  }
+
+  private func isKnown(_ page: Int) -> Bool {
+    comparison.known & 1 << UInt32(page) != 0 && kind(of: page) == .content
   }
 
   private func pages(_ range: Range<Int>) -> Range<Int> {

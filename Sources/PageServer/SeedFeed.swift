@@ -18,7 +18,7 @@ final class SeedFeed: Sendable {
   enum Progress {
     case running
     /// All that was sent is taken in. Pages that were not are poisoned, or left over after `stop`.
-    case applied(unsent: PageBitmap, sentByteCount: UInt64)
+    case applied(unsent: PageBitmap, sentByteCount: UInt64, savedByteCount: UInt64)
     /// The link is lost. The destination has said of these pages that it has taken them in; of the
     /// others nobody knows.
     case lost(taken: PageBitmap)
@@ -35,6 +35,7 @@ final class SeedFeed: Sendable {
     /// Pages before it were taken, or were none of the round's.
     var position = 0
     var sentByteCount: UInt64 = 0
+    var savedByteCount: UInt64 = 0
     var isStopped = false
     /// When the destination, or the round, last went on.
     var lastProgress: Instant
@@ -68,6 +69,7 @@ final class SeedFeed: Sendable {
       state.pages = pages
       state.position = 0
       state.sentByteCount = 0
+      state.savedByteCount = 0
       state.isStopped = false
       state.lastProgress = MonotonicClock.now()
       state.skipped = PageBitmap(pageCount: pages.pageCount)
@@ -102,11 +104,16 @@ final class SeedFeed: Sendable {
       guard state.isApplied else { return .running }
       var unsent = state.pages
       unsent.formUnion(state.skipped)
-      return .applied(unsent: unsent, sentByteCount: state.sentByteCount)
+      return .applied(
+        unsent: unsent, sentByteCount: state.sentByteCount,
+        savedByteCount: state.savedByteCount)
     }
   }
 
   // MARK: For the link
+
+  /// The round that is being sent.
+  var round: UInt64 { state.withLock { $0.round } }
 
   /// The next pages to send, no more than one frame may hold; nil when there are none now.
   func next() -> PageRun? {
@@ -131,10 +138,14 @@ final class SeedFeed: Sendable {
   /// What is taken and not sent yet need not be sent any more: see `skip`.
   var isStopped: Bool { state.withLock { $0.isStopped } }
 
-  /// These pages are about to be sent on a bulk connection, with so many bytes that use credit up.
-  func sending(_ pages: Range<Int>, byteCount: UInt64, on position: Int) {
+  /// These pages are about to be sent on a bulk connection: so many bytes of them, which use credit
+  /// up, and of which so many need not be sent.
+  func sending(
+    _ pages: Range<Int>, byteCount: UInt64, savedByteCount: UInt64 = 0, on position: Int
+  ) {
     state.withLock { state in
-      state.sentByteCount += byteCount
+      state.sentByteCount += byteCount - min(savedByteCount, byteCount)
+      state.savedByteCount += savedByteCount
       guard position < state.underWay.count else { return }
       state.underWay[position].sent(pages, byteCount: byteCount)
     }

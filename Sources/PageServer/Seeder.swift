@@ -13,6 +13,12 @@ public struct SeedRoundNote: Hashable, Sendable {
   public var result: SeedRoundResult
   /// What follows it.
   public var verdict: RoundVerdict
+  /// How long the VM would stand still for what is left; nil while the link's rate is not known.
+  public var predictedDowntimeNanoseconds: UInt64?
+  /// How much of its processor time the guest loses from then on, in percent.
+  public var throttlePercent = 0
+  /// Who tells what it writes.
+  public var tracking = WriteTracking.vmm
 }
 
 /// How the rounds over one link have come to their end.
@@ -40,6 +46,9 @@ final class Seeder: Sendable {
   /// The image whose pages are counted here.
   let layout: ImageLayout
   private let log: any DirtyLog
+  private let tracking: @Sendable () -> WriteTracking
+  private let seeds: SentSeeds
+  private let throttle: GuestThrottle?
   private let stallNanoseconds: UInt64
   private let state: Lock<State>
   private let isCancelled = Atomic<Bool>(false)
@@ -60,17 +69,26 @@ final class Seeder: Sendable {
 
   init(
     layout: ImageLayout, log: any DirtyLog, limits: SwitchLimits,
+    tracking: @escaping @Sendable () -> WriteTracking = { .vmm },
+    seeds: SentSeeds = SentSeeds(deltaCacheByteCount: 0), throttle: GuestThrottle? = nil,
     stallNanoseconds: UInt64 = Seeder.stallNanoseconds
   ) {
     self.layout = layout
     self.log = log
+    self.tracking = tracking
+    self.seeds = seeds
+    self.throttle = throttle
     self.stallNanoseconds = stallNanoseconds
     let empty = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
     state = Lock(State(rule: SwitchRule(limits), pending: empty, sent: empty))
   }
 
   /// Ends `run` soon, wherever it is.
-  func cancel() { isCancelled.store(true, ordering: .releasing) }
+  func cancel() {
+    isCancelled.store(true, ordering: .releasing)
+    // A look at all of the memory ends, too.
+    seeds.digests.end()
+  }
 
   /// Ends the rounds as soon as that can be: the VM is to be switched over, whatever is left.
   func switchOver() { isTold.store(true, ordering: .releasing) }
@@ -114,8 +132,11 @@ final class Seeder: Sendable {
       let end = MonotonicClock.now()
       var dirty = try fetch()
       dirty.formUnion(outcome.unsent)
-      let note = judge(
+      var note = judge(
         dirty, outcome, start: start, end: end, roundTrip: plane.roundTripNanoseconds)
+      if case .goOn = note.verdict { throttle?.roundEnded(note.result) }
+      note.throttlePercent = throttle?.percent ?? 0
+      note.tracking = tracking()
       told(note)
       switch note.verdict {
       case .goOn: break
@@ -140,8 +161,14 @@ final class Seeder: Sendable {
     }
   }
 
-  /// Watches no more. A VMM that does not answer goes on, which costs its guest a little.
-  func stopLog() { try? log.stopDirtyLog() }
+  /// Watches no more, and slows nobody down. A VMM that does not answer goes on, which costs its
+  /// guest a little.
+  func stopLog() {
+    try? log.stopDirtyLog()
+    throttle?.release()
+    // Behind the pause: giving memory back takes milliseconds.
+    seeds.end()
+  }
 
   /// Begins, or takes in what was written while there was no link: it belongs to no round's rate.
   private func begin() throws(VMMError) {
@@ -159,6 +186,7 @@ final class Seeder: Sendable {
       return state.withLock { $0.rule.roundLost(remaining: remaining) }
     }
     try log.startDirtyLog()
+    seeds.begin(layout)
     let now = MonotonicClock.now()
     state.withLock { state in
       state.started = now
@@ -171,6 +199,7 @@ final class Seeder: Sendable {
     /// Pages that were left out: the round was ended early, or they are poisoned.
     var unsent: PageBitmap
     var sentByteCount: UInt64
+    var savedByteCount: UInt64
     /// Why it was ended early; nil when it was not.
     var stopReason: SwitchReason?
   }
@@ -185,10 +214,12 @@ final class Seeder: Sendable {
   /// The round under way is lost with its link: what the destination has taken in of it need not be
   /// sent again, unless it is written, which the log tells on the next link.
   private func lose(_ taken: PageBitmap) {
-    state.withLock { state in
+    let round = state.withLock { state in
       state.pending.subtract(taken)
       state.hasLostRound = true
+      return state.round
     }
+    seeds.lost(round: round, except: taken)
   }
 
   private func awaitRound(_ plane: SourceDataPlane) -> Awaited {
@@ -196,10 +227,11 @@ final class Seeder: Sendable {
     var stopReason: SwitchReason?
     while true {
       switch feed.progress() {
-      case .applied(let unsent, let sentByteCount):
+      case .applied(let unsent, let sentByteCount, let savedByteCount):
         return .applied(
           RoundOutcome(
-            unsent: unsent, sentByteCount: sentByteCount, stopReason: stopReason))
+            unsent: unsent, sentByteCount: sentByteCount, savedByteCount: savedByteCount,
+            stopReason: stopReason))
       case .lost(let taken): return .lost(taken: taken)
       case .running: break
       }
@@ -209,6 +241,7 @@ final class Seeder: Sendable {
         lose(feed.taken)
         return .ended(.unanswered)
       }
+      throttle?.renew(now)
       if stopReason == nil, let reason = reasonToEnd(now) {
         stopReason = reason
         plane.stopSeedRound()
@@ -241,7 +274,8 @@ final class Seeder: Sendable {
   ) -> SeedRoundNote {
     let result = SeedRoundResult(
       sentByteCount: outcome.sentByteCount, nanoseconds: end.nanoseconds(since: start),
-      dirtiedByteCount: byteCount(of: dirty), roundTripNanoseconds: roundTrip)
+      dirtiedByteCount: byteCount(of: dirty), roundTripNanoseconds: roundTrip,
+      savedByteCount: outcome.savedByteCount)
     return state.withLock { state in
       state.pending = dirty
       let elapsed = state.started.map { end.nanoseconds(since: $0) } ?? 0
@@ -251,7 +285,10 @@ final class Seeder: Sendable {
         case .told: .switchOver(.told)
         case .some(let limit): state.rule.roundStopped(result, by: limit)
         }
-      return SeedRoundNote(number: state.round, result: result, verdict: obeying(verdict))
+      return SeedRoundNote(
+        number: state.round, result: result, verdict: obeying(verdict),
+        predictedDowntimeNanoseconds: state.rule.predictedNanoseconds(
+          for: result.dirtiedByteCount))
     }
   }
 

@@ -29,6 +29,15 @@ final class SourceContext: Sendable {
   /// Stale seeds that the first bulk connection is to name.
   let discards = Lock<PageBitmap?>(nil)
 
+  /// Seeds as the destination has them; nil when nobody keeps them.
+  var deltas: DeltaCache? { options.sentSeeds.deltas }
+
+  /// Digests of what is sent in rounds; nil when nobody wants them.
+  var digests: SentDigests? {
+    let digests = options.sentSeeds.digests
+    return digests.isWanted ? digests : nil
+  }
+
   /// What may still be sent now, beside what the credit allows.
   var bandwidth: BandwidthLimit { options.bandwidth }
 

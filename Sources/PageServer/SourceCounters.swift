@@ -1,4 +1,5 @@
 internal import Codec
+internal import Pages
 internal import Synchronization
 internal import System
 
@@ -12,7 +13,8 @@ public final class SourceCounters: Sendable {
   private enum Counter: Int, CaseIterable {
     case demandedData, demandedZero, pushedData, pushedZero, poisoned, absent
     case claimed, urgentBytes, bulkBytes, requests, hintsDropped, creditWaits, metAwake
-    case seededData, seededZero
+    case seededData, seededZero, seededSame
+    case deltaPageBytes, deltaSentBytes
     case lz4PageBytes, lz4SentBytes, zstdPageBytes, zstdSentBytes
   }
 
@@ -32,6 +34,9 @@ public final class SourceCounters: Sendable {
     counts.pushedZeroPageCount = value(.pushedZero)
     counts.seededDataPageCount = value(.seededData)
     counts.seededZeroPageCount = value(.seededZero)
+    counts.seededSamePageCount = value(.seededSame)
+    counts.delta = PackedCounts(
+      pageByteCount: value(.deltaPageBytes), sentByteCount: value(.deltaSentBytes))
     counts.lz4 = PackedCounts(
       pageByteCount: value(.lz4PageBytes), sentByteCount: value(.lz4SentBytes))
     counts.zstd = PackedCounts(
@@ -87,11 +92,18 @@ extension SourceCounters {
     case (.zero, .demand): add(pageCount, to: .demandedZero)
     case (.zero, .push): add(pageCount, to: .pushedZero)
     case (.zero, .seed): add(pageCount, to: .seededZero)
+    case (.same, .seed): add(pageCount, to: .seededSame)
+    case (.same, .demand), (.same, .push):
+      invariantBroken("what was sent before is looked up for seeds alone")
     }
   }
 
-  func packed(_ encoding: PageEncoding, pageByteCount: Int, sentByteCount: Int) {
+  /// Pages were packed; nil: as what has changed of them.
+  func packed(_ encoding: PageEncoding?, pageByteCount: Int, sentByteCount: Int) {
     switch encoding {
+    case nil:
+      add(pageByteCount, to: .deltaPageBytes)
+      add(sentByteCount, to: .deltaSentBytes)
     case .lz4:
       add(pageByteCount, to: .lz4PageBytes)
       add(sentByteCount, to: .lz4SentBytes)

@@ -4,6 +4,12 @@ public struct PackedCounts: Hashable, Sendable {
   public var pageByteCount: UInt64 = 0
   /// Bytes that went over the link in their place.
   public var sentByteCount: UInt64 = 0
+
+  /// So many of each; none unless said otherwise.
+  public init(pageByteCount: UInt64 = 0, sentByteCount: UInt64 = 0) {
+    self.pageByteCount = pageByteCount
+    self.sentByteCount = sentByteCount
+  }
 }
 
 /// What the source's data path has done up to some moment.
@@ -20,6 +26,10 @@ public struct SourceCounts: Hashable, Sendable {
   public var seededDataPageCount: UInt64 = 0
   /// Pages found to be zero then, each as often as it was told.
   public var seededZeroPageCount: UInt64 = 0
+  /// Pages that were written then and were the same as before, each as often as it was found.
+  public var seededSamePageCount: UInt64 = 0
+  /// What was made of pages by sending what has changed of them since they were sent last.
+  public var delta = PackedCounts()
   /// What LZ4 has made of pages.
   public var lz4 = PackedCounts()
   /// What zstd has made of pages.

@@ -11,6 +11,7 @@ struct SourceOptions: Sendable {
   /// What all bulk connections together may send.
   var bandwidth: BandwidthLimit
   var packing = Packing.automatic
+  var sentSeeds = SentSeeds(deltaCacheByteCount: 0)
   var hasPayloadChecksums: Bool
   var heartbeatBudgetNanoseconds: UInt64
   var busyPollNanoseconds: UInt64
@@ -67,6 +68,7 @@ final class SourceDataPlane: Sendable {
   /// - Parameters:
   ///   - prefetch: what to push next; nil pushes nothing.
   ///   - packing: whether pages are packed on bulk.
+  ///   - sentSeeds: what is remembered of seeds, over all links of the session.
   ///   - hasPayloadChecksums: whether pages carry a CRC-32C: unless TLS below vouches for the
   ///     bytes.
   ///   - bandwidth: what all bulk connections together may send, over all links of the session.
@@ -84,6 +86,7 @@ final class SourceDataPlane: Sendable {
     backing: any MemoryBacking, layout: ImageLayout, session: SessionID, prefetch: PrefetchKind?,
     bandwidth: BandwidthLimit = BandwidthLimit(bytesPerSecond: nil),
     packing: Packing = .automatic,
+    sentSeeds: SentSeeds = SentSeeds(deltaCacheByteCount: 0),
     hasPayloadChecksums: Bool = true,
     counters: SourceCounters = SourceCounters(),
     isReturn: Bool = false,
@@ -97,7 +100,7 @@ final class SourceDataPlane: Sendable {
       layout: layout, backing: backing, session: session,
       options: SourceOptions(
         prefetch: prefetch, bandwidth: bandwidth, packing: packing,
-        hasPayloadChecksums: hasPayloadChecksums,
+        sentSeeds: sentSeeds, hasPayloadChecksums: hasPayloadChecksums,
         heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
         busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,
         urgentPlacement: urgentPlacement, bulkPlacement: bulkPlacement),

@@ -93,11 +93,27 @@ struct SourcePreflight: ~Copyable {
   }
 
   private static func requireDirtyLog(_ configuration: SourceConfiguration) throws(Refusal) {
-    guard configuration.mode.hasSeedRounds, configuration.frontEnd.dirtyLog == nil else { return }
+    guard configuration.mode.hasSeedRounds else { return }
+    switch configuration.memory {
+    case .file, .process: break
+    case .snapshot, .export:
+      throw Refusal(
+        .unfit,
+        "mode \(configuration.mode.name) is for a VM that runs, and this one does not: use --mode "
+          + "post-copy or --mode quick")
+    }
+    if configuration.maximumThrottlePercent > 0, configuration.frontEnd.throttle == nil {
+      throw Refusal(
+        .unfit, "--throttle needs a VMM that can slow its guest down, and this one cannot")
+    }
+    guard configuration.tracking == .vmm,
+      configuration.frontEnd.dirtyLog == nil
+    else { return }
     throw Refusal(
       .unfit,
-      "mode \(configuration.mode.name) needs a VMM that tells which pages its VM writes, and this "
-        + "one does not: use --mode post-copy or --mode quick")
+      "mode \(configuration.mode.name) with --dirty-tracking vmm needs a VMM that tells which "
+        + "pages its VM writes, and this one does not: use --dirty-tracking auto, or --mode "
+        + "post-copy")
   }
 
   static func open(

@@ -83,7 +83,7 @@ extension SourceSession {
       let plane = try SourceDataPlane(
         backing: backing, layout: layout, session: core.session,
         prefetch: configuration.prefetch,
-        bandwidth: bandwidth, packing: configuration.packing,
+        bandwidth: bandwidth, packing: configuration.packing, sentSeeds: sentSeeds,
         hasPayloadChecksums: !arrival.connection.isSealed, counters: counters,
         isReturn: arrival.hello.session != .none,
         heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds,

@@ -1,5 +1,6 @@
 internal import Migration
 internal import Pages
+internal import Session
 internal import System
 internal import VMM
 internal import Wire
@@ -8,13 +9,18 @@ internal import Wire
 extension SourceSession {
   /// Begins the rounds, or goes on with them over a new link.
   func beginSeeding() {
-    guard let plane, let layout = admission.layout, let log = configuration.frontEnd.dirtyLog
-    else {
-      let reason = Refusal(.vmm, "nobody tells which pages the VM writes")
-      return pending.append(.seedingFailed(reason))
+    guard let plane, let layout = admission.layout else {
+      invariantBroken("rounds begin with a destination")
     }
-    let seeder = seeder ?? Seeder(layout: layout, log: log, limits: configuration.switchLimits)
-    self.seeder = seeder
+    let seeder: Seeder
+    if let known = self.seeder {
+      seeder = known
+    } else {
+      do throws(Refusal) { seeder = try makeSeeder(layout) } catch {
+        return pending.append(.seedingFailed(error))
+      }
+      self.seeder = seeder
+    }
     if isSwitchTold { seeder.switchOver() }
     guard seeder.layout == layout else {
       let reason = Refusal(.layout, "the destination came back with another memory layout")
@@ -43,6 +49,30 @@ extension SourceSession {
       SourceSession.tell(.seedRunEnded(run: run, end), inputs)
     }
     invariant(isTaken, "there is room for so many runs, and for the end of the log")
+  }
+
+  private func makeSeeder(_ layout: ImageLayout) throws(Refusal) -> Seeder {
+    let log: ChosenLog?
+    do throws(SystemError) {
+      log = try ChosenLog.make(
+        configuration, backing, layout, processID: binding.vmm?.pid, digests: sentSeeds.digests)
+    } catch {
+      throw Refusal(.unfit, "the VM's writes cannot be watched: \(error)")
+    }
+    guard let log else {
+      throw Refusal(
+        .unfit,
+        "dirty tracking by \(configuration.tracking.rawValue) cannot be had for this VM: use "
+          + "--dirty-tracking auto, or --mode post-copy")
+    }
+    let throttle = configuration.frontEnd.throttle.flatMap { throttle in
+      configuration.maximumThrottlePercent == 0
+        ? nil
+        : GuestThrottle(throttle, maximumPercent: configuration.maximumThrottlePercent)
+    }
+    return Seeder(
+      layout: layout, log: log, limits: configuration.switchLimits,
+      tracking: { log.tracking }, seeds: sentSeeds, throttle: throttle)
   }
 
   /// Runs that may wait for each other.
@@ -97,6 +127,10 @@ extension SourceSession {
   /// Ends the rounds, and lets nobody watch what the VM writes. Also for an earlier process's log.
   func endSeeding() {
     seeder?.cancel()
+    if let seeder {
+      _ = seedWorker.run { seeder.stopLog() }
+      return
+    }
     guard let log = configuration.frontEnd.dirtyLog else { return }
     // Behind whatever the rounds ask of the log. A VMM that does not answer goes on watching, which
     // costs its guest a little.

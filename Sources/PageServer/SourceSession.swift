@@ -9,6 +9,9 @@ public import Wire
 
 /// What the operator asked the source to do.
 public struct SourceConfiguration: Sendable {
+  /// Memory for seeds that were sent: as much as QEMU has for its cache of XBZRLE.
+  public static let usualDeltaCacheByteCount: UInt64 = 64 << 20
+
   /// The VM.
   public var vmName: VMName
   /// Its memory.
@@ -31,6 +34,14 @@ public struct SourceConfiguration: Sendable {
   public var bulkBytesPerSecond: UInt64?
   /// Whether pages are packed on bulk connections.
   public var packing = Packing.automatic
+  /// How much of its processor time the guest may lose so that rounds come to fit, in percent; 0
+  /// for none.
+  public var maximumThrottlePercent = 0
+  /// How it is found out what the VM writes while rounds of seeds are sent.
+  public var tracking = WriteTracking.automatic
+  /// Memory for seeds as they were sent last, so that later ones are sent as what has changed
+  /// since; 0 keeps none. Only where pages are packed.
+  public var deltaCacheByteCount = Self.usualDeltaCacheByteCount
   /// Bulk connections.
   public var bulkConnectionCount: UInt8
   /// Where the journal is.
@@ -163,6 +174,7 @@ public final class SourceSession {
   let lock: VMLock
   let binding: VMBinding
   let bandwidth: BandwidthLimit
+  let sentSeeds: SentSeeds
   let started = MonotonicClock.now()
   var journal: SourceJournal
   var core: SourceCore
@@ -233,6 +245,8 @@ public final class SourceSession {
     journal = preflight.takeJournal()
     listener = preflight.listener
     bandwidth = BandwidthLimit(bytesPerSecond: configuration.bulkBytesPerSecond)
+    sentSeeds = SentSeeds(
+      deltaCacheByteCount: configuration.packing == .none ? 0 : configuration.deltaCacheByteCount)
     admission = Admission(
       vmName: configuration.vmName.text, session: core.session, epoch: core.epoch,
       mode: core.mode, bulkConnectionCount: configuration.bulkConnectionCount,

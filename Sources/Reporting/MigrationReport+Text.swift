@@ -12,6 +12,7 @@ extension MigrationReport {
     lines.append(row("source", sourceState))
     lines.append(row("destination", destinationState))
     if let downtime { lines.append(row("downtime", Self.text(downtime))) }
+    if let rounds { lines.append(row("rounds", Self.text(rounds))) }
     if let guest { lines.append(row("guest", Self.text(guest))) }
     if let guestPauses { lines.append(row("paused", Self.text(guestPauses))) }
     if let faults { lines += Self.lines(faults) }
@@ -57,6 +58,17 @@ extension MigrationReport {
       "\(Amounts.bytes(encoding.pageByteCount)) to \(Amounts.bytes(encoding.sentByteCount)) by "
         + encoding.name
     }.joined(separator: " · ")
+  }
+
+  private static func text(_ rounds: RoundsTally) -> String {
+    var text = "\(Amounts.count(rounds.count)), writes told by \(rounds.tracking)"
+    if rounds.throttlePercent > 0 {
+      text += ", the guest slowed down by \(rounds.throttlePercent) %"
+    }
+    if let predicted = rounds.predictedDowntimeNanoseconds {
+      text += "; what was left was to take \(Amounts.duration(nanoseconds: predicted))"
+    }
+    return text
   }
 
   private static func text(_ guest: GuestProgress) -> String {

@@ -43,6 +43,8 @@ public struct MigrationReport: Hashable, Sendable, Codable {
   public var bytes: ByteTally
   /// What was made of pages that were packed, by encoding; nil at the destination.
   public var encodings: [EncodingTally]?
+  /// How the rounds went; nil at the destination, and in modes without.
+  public var rounds: RoundsTally?
   /// How far the guest came; nil when the VMM does not tell.
   public var guest: GuestProgress?
   /// How the guest was paused for lost links (`--pause-after`); nil when it never was.
@@ -203,9 +205,10 @@ public struct ByteTally: Hashable, Sendable, Codable {
   public init() {}
 }
 
-/// What an encoding has made of the pages that it has packed.
+/// What an encoding has made of pages.
 public struct EncodingTally: Hashable, Sendable, Codable {
-  /// "lz4" or "zstd".
+  /// "lz4" or "zstd"; "delta": seeds that went as what had changed since they were sent before;
+  /// "same": those of which nothing had.
   public var name: String
   /// Bytes of pages.
   public var pageByteCount: UInt64
@@ -217,6 +220,29 @@ public struct EncodingTally: Hashable, Sendable, Codable {
     self.name = name
     self.pageByteCount = pageByteCount
     self.sentByteCount = sentByteCount
+  }
+}
+
+/// How the rounds of seeds went.
+public struct RoundsTally: Hashable, Sendable, Codable {
+  /// How many there were.
+  public var count: UInt64
+  /// Who told what the VM wrote: "vmm", "pagemap" or "content".
+  public var tracking: String
+  /// How much of its processor time the guest lost in the end, in percent.
+  public var throttlePercent: Int
+  /// How long the VM was to stand still for what the last round had left; nil when the link's rate
+  /// was not known.
+  public var predictedDowntimeNanoseconds: UInt64?
+
+  /// A tally with all its parts.
+  public init(
+    count: UInt64, tracking: String, throttlePercent: Int, predictedDowntimeNanoseconds: UInt64?
+  ) {
+    self.count = count
+    self.tracking = tracking
+    self.throttlePercent = throttlePercent
+    self.predictedDowntimeNanoseconds = predictedDowntimeNanoseconds
   }
 }
 

@@ -139,6 +139,8 @@ public struct SessionStatus: Codable, Hashable, Sendable {
   /// At the source: how many bytes are sent in a second at most, beside what the VM waits for; nil
   /// for no limit.
   public var bytesPerSecondLimit: UInt64?
+  /// At the source, in modes with rounds: how they go; nil before the first has ended.
+  public var round: RoundStatus?
 
   /// A session of which nothing but its VM and side is known.
   public init(vmName: VMName, side: JournalSide, state: String) {

@@ -77,6 +77,7 @@ public struct SessionOverview: Hashable, Sendable {
         status.totalPageCount > 0
         ? ", \(status.settledPageCount) of \(status.totalPageCount) pages" : ""
       return "a process has it: \(status.state)\(pages)\(status.isLinked ? "" : ", no link")"
+        + (status.round.map { "; \($0.text)" } ?? "")
     }
     return "VM \(vmName) (\(side.name)): "
       + (now ?? "\(standing)\(isUnfinished ? "; no process has it" : "")")

@@ -49,12 +49,6 @@ struct SendCommand: ParsableCommand {
     }
   }
 
-  /// What follows when pre-copy has come to a limit.
-  enum AtLimit: String, ExpressibleByArgument, CaseIterable {
-    case stay
-    case switchOver = "switch"
-  }
-
   /// How pages are packed.
   enum Compression: String, ExpressibleByArgument, CaseIterable {
     case auto
@@ -95,28 +89,7 @@ struct SendCommand: ParsableCommand {
       """)
   var mode = Mode.postCopy
 
-  @Option(
-    help: ArgumentHelp(
-      "Rounds end when what is left would be sent in this time.", valueName: "milliseconds"))
-  var downtimeTarget: UInt64 = 50
-
-  @Option(
-    help: ArgumentHelp(
-      "Rounds at most.",
-      discussion: "Default: 30 in hybrid, any number in pre-copy.",
-      valueName: "count"))
-  var maxRounds: UInt64?
-
-  @Option(
-    help: ArgumentHelp(
-      "Rounds end after this time, wherever they are. Default: no limit.", valueName: "seconds"))
-  var maxTime: UInt64?
-
-  @Option(
-    help: ArgumentHelp(
-      "What follows in pre-copy when rounds or time are over: the VM stays, or is switched over.",
-      discussion: "With switch, what is left follows the VM, as in hybrid. Default: stay."))
-  var atLimit: AtLimit?
+  @OptionGroup var rounds: RoundOptions
 
   @Option(
     help: """
@@ -130,7 +103,8 @@ struct SendCommand: ParsableCommand {
       "How pages are packed that the VM does not wait for: auto, none, lz4 or zstd.",
       discussion: """
         auto packs while the link is slower than packing, by what makes the most of it; lz4 and \
-        zstd always pack, where that makes less of the pages.
+        zstd always pack, where that makes less of the pages. Pages that rounds send again go as \
+        what has changed of them, unless with none.
         """))
   var compression = Compression.auto
 
@@ -162,8 +136,6 @@ struct SendCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Processor for the threads that push.", valueName: "cpu"))
   var bulkCPU: Int?
 
-  /// A day: whoever means more means no limit.
-  private static let longestMilliseconds: UInt64 = 86_400_000
   /// A link whose round trip takes longer is better waited for asleep.
   private static let longestBusyPollMicroseconds: UInt64 = 10_000
 
@@ -182,25 +154,13 @@ struct SendCommand: ParsableCommand {
       throw ValidationError(
         "--busy-poll must be at most \(Self.longestBusyPollMicroseconds) microseconds")
     }
-    if maxRounds == 0 { throw ValidationError("--max-rounds must be 1 or more") }
-    if atLimit != nil, mode != .preCopy {
-      throw ValidationError("--at-limit goes with --mode pre-copy: hybrid always switches")
-    }
-    if atLimit != nil, maxRounds == nil, maxTime == nil {
-      throw ValidationError("--at-limit needs a limit: --max-rounds or --max-time")
-    }
     if prefetch == .none, mode == .quick || mode == .preCopy {
       throw ValidationError(
         "--prefetch none pushes nothing, and in --mode \(mode.rawValue) the VM waits for what is "
           + "pushed")
     }
-    guard downtimeTarget <= Self.longestMilliseconds else {
-      throw ValidationError("--downtime-target must be at most \(Self.longestMilliseconds)")
-    }
-    if let maxTime, !(1...Self.longestMilliseconds / 1000).contains(maxTime) {
-      throw ValidationError("--max-time must be 1 to \(Self.longestMilliseconds / 1000)")
-    }
     _ = try common.vmName()
+    try rounds.validate(with: mode)
     let source = try memorySource()
     _ = try common.frontEnd(vmm)
     if vmm == "none" {
@@ -288,7 +248,7 @@ struct SendCommand: ParsableCommand {
       endpoint: endpoint, security: try common.security(of: [endpoint], console: console),
       token: try common.token(), directory: try common.directory())
     configuration.mode = mode.migrationMode
-    configuration.switchLimits = switchLimits
+    rounds.apply(to: &configuration, mode)
     configuration.prefetch = PrefetchKind(rawValue: prefetch.rawValue)
     configuration.bulkConnectionCount = UInt8(bulkConnections)
     configuration.bulkBytesPerSecond = bandwidth
@@ -306,27 +266,16 @@ struct SendCommand: ParsableCommand {
     return configuration
   }
 
-  private var switchLimits: SwitchLimits {
-    var limits = SwitchLimits(
-      downtimeNanoseconds: downtimeNanoseconds,
-      maximumNanoseconds: maxTime.map { $0 * 1_000_000_000 })
-    if let maxRounds { limits.maximumRoundCount = maxRounds }
-    if mode == .preCopy {
-      limits.maximumRoundCount = maxRounds
-      limits.atLimit = atLimit.flatMap { LimitAction(rawValue: $0.rawValue) } ?? .stay
-    }
-    return limits
-  }
-
-  private var downtimeNanoseconds: UInt64 { downtimeTarget * 1_000_000 }
-
   /// How long the VM may stand still before it is handed over; nil for any time.
   private var handOverNanoseconds: UInt64? {
     let usual = SourceLimits().handOverNanoseconds
     return switch mode {
     // Everything is copied while the VM stands still: no limit would fit every image.
     case .quick: nil
-    case .preCopy: usual.map { $0 + downtimeNanoseconds }
+    // Nor when all of it is looked at.
+    case .preCopy where rounds.dirtyTracking == .content: nil
+    case .hybrid where rounds.dirtyTracking == .content: nil
+    case .preCopy: usual.map { $0 + rounds.downtimeNanoseconds }
     case .postCopy, .hybrid: usual
     }
   }
@@ -339,6 +288,16 @@ struct SendCommand: ParsableCommand {
 }
 
 extension SendCommand {
+  private static func status(of note: SeedRoundNote) -> RoundStatus {
+    func whole(_ rate: Double?) -> UInt64? { rate.flatMap { UInt64(exactly: $0.rounded()) } }
+    return RoundStatus(
+      number: note.number, remainingByteCount: note.result.dirtiedByteCount,
+      sentBytesPerSecond: whole(note.result.bandwidth),
+      dirtyBytesPerSecond: whole(note.result.dirtyRate),
+      predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds,
+      throttlePercent: note.throttlePercent, tracking: note.tracking.rawValue)
+  }
+
   /// What an operator sees at the control socket.
   private static func keep(_ desk: SessionDesk, at note: SourceNote) {
     switch note {
@@ -354,7 +313,8 @@ extension SendCommand {
       }
     case .bandwidthLimited(let bytesPerSecond):
       desk.update { $0.bytesPerSecondLimit = bytesPerSecond }
-    case .listening, .stranger, .refused, .stopRefused, .signalIgnored, .seedRound: break
+    case .seedRound(let note): desk.update { $0.round = status(of: note) }
+    case .listening, .stranger, .refused, .stopRefused, .signalIgnored: break
     }
   }
 }

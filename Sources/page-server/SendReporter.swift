@@ -18,6 +18,7 @@ final class SendReporter {
   private var rate = RateMeter()
   /// Rounds that end before are told with -v alone.
   private var nextRoundTold = Instant(nanoseconds: 0)
+  private var rounds: RoundsTally?
 
   init(vmName: String, mode: String, console: Console) {
     self.vmName = vmName
@@ -64,6 +65,9 @@ final class SendReporter {
 
   private func tell(_ note: SeedRoundNote) {
     let result = note.result
+    rounds = RoundsTally(
+      count: note.number, tracking: note.tracking.rawValue, throttlePercent: note.throttlePercent,
+      predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds)
     let mebibyte = 1_048_576.0
     func mebibytes(_ bytes: Double) -> String {
       String(UInt64((bytes / mebibyte).rounded())) + " MiB"
@@ -72,6 +76,9 @@ final class SendReporter {
       "round \(note.number): \(mebibytes(Double(result.sentByteCount))) sent in "
       + "\(result.nanoseconds / 1_000_000) ms, "
       + "\(mebibytes(Double(result.dirtiedByteCount))) written meanwhile"
+    if note.throttlePercent > 0 {
+      text += "; the guest loses \(note.throttlePercent) % of its time"
+    }
     let verdict = Self.words(for: note.verdict)
     if note.verdict != .goOn(obstacle: nil) { text += "; \(verdict)" }
     // A guest that does not come to fit has hundreds of rounds a second: not each is news.
@@ -142,6 +149,7 @@ final class SendReporter {
           mismatches: UInt64(guest.mismatchCount))
       }
     }
+    report.rounds = rounds
     report.phases = Self.phases(result.times).map(\.phaseTime)
     endTrace(result.outcome, Self.phases(result.times) + Self.steps(result.times))
     tell(result.outcome, report)
@@ -156,12 +164,17 @@ final class SendReporter {
   ) {
     report.pages.data = counts.demandedDataPageCount + counts.pushedDataPageCount
     if times.seeding != nil {
-      report.pages.seeded = counts.seededDataPageCount + counts.seededZeroPageCount
+      report.pages.seeded =
+        counts.seededDataPageCount + counts.seededZeroPageCount + counts.seededSamePageCount
     }
     report.pages.zero =
       counts.absentPageCount + counts.demandedZeroPageCount + counts.pushedZeroPageCount
     report.pages.poisoned = counts.poisonedPageCount
-    report.encodings = [("lz4", counts.lz4), ("zstd", counts.zstd)].compactMap { name, packed in
+    let same = PackedCounts(
+      pageByteCount: counts.seededSamePageCount * UInt64(PageSize.small.byteCount))
+    report.encodings = [
+      ("lz4", counts.lz4), ("zstd", counts.zstd), ("delta", counts.delta), ("same", same),
+    ].compactMap { name, packed in
       packed.pageByteCount == 0
         ? nil
         : EncodingTally(

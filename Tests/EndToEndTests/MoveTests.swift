@@ -78,8 +78,30 @@ extension EndToEnd {
       try migration.start()
       try migration.expectCompletion()
       let packed = try #require(migration.server?.report?.encodings)
-      #expect(packed.map(\.name) == [compression])
+      // Rounds that send pages again send what has changed of them, if there are any.
+      #expect(packed.first?.name == compression)
+      #expect(Set(packed.dropFirst().map(\.name)).isSubset(of: ["delta", "same"]))
       #expect(packed.allSatisfy { $0.sentByteCount < $0.pageByteCount / 2 })
+    }
+
+    @Test("in rounds that send what has changed of pages", arguments: [1, 3])
+    func deltas(bulkConnections: Int) throws {
+      var plan = Plan(
+        mode: "pre-copy", link: .loopback, bulkConnections: bulkConnections,
+        serverOptions: [
+          "--downtime-target", "0", "--max-rounds", "4", "--at-limit", "switch",
+          "--bandwidth", "\(1 << 20)",
+        ])
+      plan.compression = "lz4"
+      // So much that a round takes a while, in which it writes again.
+      plan.operationsBefore = 4000
+      let migration = try Migration(
+        GuestShape(memory: "64M", pattern: "rate-limited-write", more: ["--rate", "2000"]), plan)
+      try migration.start()
+      try migration.expectCompletion()
+      let packed = try #require(migration.server?.report?.encodings)
+      let delta = try #require(packed.first { $0.name == "delta" })
+      #expect(delta.sentByteCount < delta.pageByteCount / 4)
     }
 
     @Test("whose pages are packed by themselves where the link is slow, and not where it is told")
@@ -122,9 +144,48 @@ extension EndToEnd {
       try move(GuestShape(vcpus: 2, isProcess: true), Plan(mode: mode))
     }
 
+    @Test(
+      "in rounds, whoever tells what it writes",
+      arguments: [
+        ("private", Plan.Memory.ranges, "pagemap"), ("private", .ranges, "content"),
+        ("memfd", .file, "content"),
+      ], ["hybrid", "pre-copy"])
+    func tracking(
+      how: (backing: String, memory: Plan.Memory, tracking: String), mode: String
+    ) throws {
+      let migration = try Migration(
+        GuestShape(
+          memory: "32M", vcpus: 2, pattern: "rate-limited-write", backing: how.backing,
+          more: ["--rate", "500", "--track-writes", "--remove-every", "50"]),
+        Plan(
+          mode: mode, memory: how.memory,
+          serverOptions: rounds(of: mode) + ["--dirty-tracking", how.tracking]))
+      try migration.start()
+      try migration.expectCompletion()
+      #expect(migration.server?.report?.rounds?.tracking == how.tracking)
+    }
+
+    @Test(
+      "in rounds without KVM, which then tells nobody what it writes",
+      arguments: ["hybrid", "pre-copy"])
+    func processGuestInRounds(mode: String) throws {
+      try move(
+        GuestShape(
+          vcpus: 2, pattern: "rate-limited-write", backing: "private", isProcess: true,
+          more: ["--rate", "500", "--track-writes"]),
+        Plan(mode: mode, memory: .ranges, serverOptions: rounds(of: mode)))
+      try move(
+        GuestShape(
+          vcpus: 2, pattern: "rate-limited-write", isProcess: true, more: ["--rate", "500"]),
+        Plan(
+          mode: mode, serverOptions: rounds(of: mode) + ["--dirty-tracking", "content"]))
+    }
+
     @Test("not in rounds, where nobody tells what it writes: it runs on")
     func noDirtyLog() throws {
-      let migration = try Migration(GuestShape(vcpus: 2, isProcess: true), Plan(mode: "hybrid"))
+      let migration = try Migration(
+        GuestShape(vcpus: 2, isProcess: true),
+        Plan(mode: "hybrid", serverOptions: ["--dirty-tracking", "vmm"]))
       try migration.start()
       try #require(migration.server).expectEnd("aborted", exitCode: 11, saying: "dirty log")
       try #require(migration.receiver).expectEnd("aborted", exitCode: 11)

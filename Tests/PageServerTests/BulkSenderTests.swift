@@ -168,6 +168,9 @@ import Wire
         #expect(arrivals.pushed[page] + demanded.demanded[page] >= 1)
       }
     }
+    // What was sent is counted behind it.
+    migration.urgent.connection.shutdown()
+    migration.plane.stop()
     #expect(migration.plane.counts().requestCount == UInt64(order.count))
   }
 

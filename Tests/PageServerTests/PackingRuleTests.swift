@@ -130,6 +130,51 @@ import Testing
     #expect(line.rule.encoding == nil)
   }
 
+  // MARK: Deltas
+
+  /// A delta of 64 KiB that packs to a thirtieth, and takes so long.
+  private func makesDeltas(_ rate: Double, nanoseconds: UInt64) -> Bool {
+    var line = Line(linkRate: rate, costs: Self.noiseCosts)
+    _ = line.send(256 << 20)
+    line.rule.madeDelta(of: 65_536, sentByteCount: 2048, nanoseconds: nanoseconds)
+    return line.rule.makesDeltas
+  }
+
+  /// While the link would take longer for what they save.
+  @Test func deltasAreMadeWhereTheLinkIsSlowerThanThey() {
+    #expect(makesDeltas(0.0125, nanoseconds: 100_000) && makesDeltas(0.125, nanoseconds: 100_000))
+    #expect(makesDeltas(2, nanoseconds: 20_000) && !makesDeltas(2, nanoseconds: 60_000))
+  }
+
+  @Test func aLinkThatHoldsNobodyUpNeedsNone() {
+    var line = Line(linkRate: 20, costs: Self.noiseCosts)
+    _ = line.send(2 << 30)
+    #expect(!line.rule.keepsSeeds && !line.rule.makesDeltas)
+    line.linkRate = 0.0125
+    _ = line.send(64 << 20)
+    #expect(line.rule.keepsSeeds && line.rule.makesDeltas)
+    line.linkRate = 20
+    _ = line.send(2 << 30)
+    line.rule.madeDelta(of: 65_536, sentByteCount: 2048, nanoseconds: 60_000)
+    #expect(!line.rule.makesDeltas)
+  }
+
+  /// Pages of which everything changes: tried again in the next round.
+  @Test func deltasThatSaveNothingAreNotMade() {
+    var line = Line(linkRate: 0.0125, costs: Self.noiseCosts)
+    _ = line.send(64 << 20)
+    line.rule.madeDelta(of: 65_536, sentByteCount: 65_536, nanoseconds: 30_000)
+    #expect(line.rule.keepsSeeds && !line.rule.makesDeltas)
+    line.rule.paused()
+    #expect(line.rule.makesDeltas)
+  }
+
+  @Test(arguments: [Packing.none, .lz4, .zstd])
+  func deltasGoWithPacking(packing: Packing) {
+    let rule = PackingRule(packing)
+    #expect(rule.makesDeltas == (packing != .none) && rule.keepsSeeds == rule.makesDeltas)
+  }
+
   @Test(arguments: [Packing.none, .lz4, .zstd])
   func whatIsToldIsDone(packing: Packing) {
     var line = Line(linkRate: 0.0125, costs: Self.textCosts, packing)

@@ -97,8 +97,14 @@ extension SeedRunEnd {
         switch frame.header.type {
         case .seedPages:
           let size = frame.payload.count / flat.count
+          let before = try flat.flatMap { page in
+            frame.delta == nil
+              ? [UInt8](repeating: 0, count: size) : try #require(pages.withLock { $0[page] })
+          }
+          let contents = zip(frame.payload, before).map { $0 ^ $1 }
+          try frame.delta?.verify(contents.rawBytes, of: .seedPages)
           for (position, page) in flat.enumerated() {
-            let bytes = Array(frame.payload[position * size..<(position + 1) * size])
+            let bytes = Array(contents[position * size..<(position + 1) * size])
             pages.withLock { $0[page] = bytes }
           }
         case .seedZeros:

@@ -15,6 +15,8 @@ struct ReceivedFrame {
   let header: FrameHeader
   /// Of packed pages the pages themselves.
   let payload: [UInt8]
+  /// The payload is what has changed of pages.
+  var delta: PackedPages?
 }
 
 /// The destination's end of one connection: judges every frame with the real gate.
@@ -37,12 +39,18 @@ final class TestPeer: Sendable {
       payload = try connection.receiveAll(header.payloadByteCount, until: deadline)
     }
     try header.verify(payload: payload.rawBytes)
-    if header.flags.contains(.packed) { payload = try unpacked(payload, header) }
-    return ReceivedFrame(header: header, payload: payload)
+    guard header.flags.contains(.packed) else {
+      return ReceivedFrame(header: header, payload: payload)
+    }
+    let prefix = try PackedPages(decoding: payload.rawBytes, of: header.type)
+    payload = try unpacked(payload, prefix, header)
+    if !prefix.isDelta { try prefix.verify(payload.rawBytes, of: header.type) }
+    return ReceivedFrame(header: header, payload: payload, delta: prefix.isDelta ? prefix : nil)
   }
 
-  private func unpacked(_ payload: [UInt8], _ header: FrameHeader) throws -> [UInt8] {
-    let prefix = try PackedPages(decoding: payload.rawBytes, of: header.type)
+  private func unpacked(
+    _ payload: [UInt8], _ prefix: PackedPages, _ header: FrameHeader
+  ) throws -> [UInt8] {
     let region = try #require(layout.region(header.run.region))
     var pages = [UInt8](
       repeating: 0, count: Int(header.run.count.byteCount(of: region.pageSize).rawValue))
@@ -53,7 +61,6 @@ final class TestPeer: Sendable {
       Array(payload[WireLimits.packedPrefixByteCount...]).rawBytes, as: prefix.encoding,
       into: &room)
     try #require(isWhole)
-    try prefix.verify(pages.rawBytes, of: header.type)
     return pages
   }
 
@@ -112,6 +119,7 @@ final class TestMigration: Sendable {
     prefetch: PrefetchKind? = .bubbling, over text: String = "unix:", isReturn: Bool = false,
     bulkBytesPerSecond: UInt64? = nil, bandwidth: BandwidthLimit? = nil,
     packing: Packing = .none,
+    sentSeeds: SentSeeds = SentSeeds(deltaCacheByteCount: 0),
     // A played destination sends no heartbeats.
     heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000, busyPollNanoseconds: UInt64 = 0,
     hostHasRoom: @escaping @Sendable () -> Bool = HostProcessors.haveRoom,
@@ -124,7 +132,7 @@ final class TestMigration: Sendable {
     let plane = try SourceDataPlane(
       backing: backing, layout: layout, session: testSession, prefetch: prefetch,
       bandwidth: bandwidth ?? BandwidthLimit(bytesPerSecond: bulkBytesPerSecond),
-      packing: packing,
+      packing: packing, sentSeeds: sentSeeds,
       isReturn: isReturn,
       heartbeatBudgetNanoseconds: heartbeatBudgetNanoseconds,
       busyPollNanoseconds: busyPollNanoseconds, hostHasRoom: hostHasRoom,

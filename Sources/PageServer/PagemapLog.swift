@@ -1,0 +1,132 @@
+internal import Pages
+internal import System
+internal import UFFD
+internal import VMM
+
+/// The kernel's record of what a process writes: PAGEMAP_SCAN over memory that the process, or
+/// whoever injected that into it, has registered with an asynchronously write-protecting
+/// userfaultfd. The descriptor stays in the process; nothing of it is needed here.
+///
+/// See `DirtyTracker` for what it cannot see: direct I/O under way during a look, and writes
+/// through another mapping, or through the file.
+final class PagemapLog: DirtyLog {
+  /// A piece of the image and where the process has it.
+  struct Piece: Hashable, Sendable {
+    let imageOffset: UInt64
+    let range: HostRange
+  }
+
+  private let vmName: String
+  private let processID: Int32
+  private let layout: ImageLayout
+  private let pieces: [Piece]
+  private let memory: TrackedMemory
+  private let hasDirectIO: @Sendable (Int32) throws(SystemError) -> Bool
+  private let state = Lock(State())
+
+  private struct State: ~Copyable {
+    var tracker: DirtyTracker?
+  }
+
+  init(
+    vmName: String, processID: Int32, _ layout: ImageLayout, _ pieces: [Piece],
+    _ memory: TrackedMemory,
+    hasDirectIO: @escaping @Sendable (Int32) throws(SystemError) -> Bool
+  ) {
+    self.vmName = vmName
+    self.processID = processID
+    self.layout = layout
+    self.pieces = pieces
+    self.memory = memory
+    self.hasDirectIO = hasDirectIO
+  }
+
+  /// Protects all of the memory. Refused, with nothing changed, when it is not registered, or could
+  /// be written unseen.
+  func startDirtyLog() throws(VMMError) {
+    try refuseDirectIO(.startDirtyLog)
+    do throws(UFFDError) {
+      try begin()
+    } catch {
+      let isUnregistered = error.errno == .noSuchEntry || error.errno == .notPermitted
+      throw self.error(
+        .startDirtyLog,
+        .refused(
+          isUnregistered
+            ? "its memory is not registered for asynchronous write protection, or not wholly mapped"
+            : "\(error); it needs Linux 6.7"))
+    }
+  }
+
+  /// A page is marked when direct I/O pins it: what lands in it behind the next look is not seen.
+  private func refuseDirectIO(_ verb: VMMVerb) throws(VMMError) {
+    let isUnseen: Bool
+    do throws(SystemError) { isUnseen = try hasDirectIO(processID) } catch {
+      throw self.error(verb, .refused("\(error)"))
+    }
+    guard !isUnseen else {
+      throw self.error(
+        verb,
+        .refused(
+          "it does direct I/O (O_DIRECT, or memory or files registered with io_uring), which "
+            + "writes into its memory unseen"))
+    }
+  }
+
+  /// Makes a new tracker, whose first look protects everything.
+  private func begin() throws(UFFDError) {
+    try state.withLock { state throws(UFFDError) in
+      var tracker = DirtyTracker(
+        scanner: try PagemapScanner(processID: processID), ranges: pieces.map(\.range),
+        memory: memory)
+      try tracker.collect { _, _ in }
+      state.tracker = consume tracker
+    }
+  }
+
+  /// What was written since the last time. Everything, when the record was lost and begins anew.
+  func fetchDirtyLog() throws(VMMError) -> [UInt8] {
+    try refuseDirectIO(.fetchDirtyLog)
+    var found = ImagePageSet(layout)
+    do throws(UFFDError) {
+      try state.withLock { state throws(UFFDError) in
+        guard var tracker = state.tracker.take() else {
+          // The last look failed in its middle.
+          throw UFFDError(.scanPagemap, errno: .noSuchEntry)
+        }
+        try tracker.collect { run, _ in insert(run, into: &found) }
+        state.tracker = consume tracker
+      }
+    } catch {
+      // Whoever had registered it may have done so again. What it wrote meanwhile nobody knows.
+      do throws(UFFDError) {
+        try begin()
+      } catch {
+        throw self.error(.fetchDirtyLog, .failed("\(error)"))
+      }
+      found.insertAll()
+    }
+    // Opened meanwhile: what it has under way may have been missed.
+    try refuseDirectIO(.fetchDirtyLog)
+    return found.bits
+  }
+
+  /// Looks no more. What is protected stays so: the first write to each page ends it.
+  func stopDirtyLog() throws(VMMError) {
+    state.withLock { $0.tracker = nil }
+  }
+
+  private func error(_ verb: VMMVerb, _ problem: VMMError.Problem) -> VMMError {
+    VMMError(
+      vmName: vmName, verb: verb, address: "pagemap of process \(processID)", problem: problem)
+  }
+
+  private func insert(_ run: HostRange, into written: inout ImagePageSet) {
+    for piece in pieces where piece.range.overlaps(run) {
+      let start = max(piece.range.start, run.start)
+      let end = min(piece.range.end, run.end)
+      let offset = piece.imageOffset + (start.rawValue - piece.range.start.rawValue)
+      written.insert(from: offset, byteCount: end.rawValue - start.rawValue)
+    }
+  }
+}

@@ -1,0 +1,39 @@
+import Migration
+import Pages
+import System
+import Testing
+import VMM
+
+@testable import PageServer
+
+@Suite struct GuestThrottleTests {
+  private final class Asked: ProcessorThrottle {
+    let percents = Lock<[Int]>([])
+    let fails: Bool
+    init(fails: Bool = false) { self.fails = fails }
+    func throttle(percent: Int, forMilliseconds: UInt64) throws(VMMError) {
+      percents.withLock { $0.append(percent) }
+      guard fails else { return }
+      throw VMMError(vmName: "test", verb: .throttle, address: "test", problem: .silent("no"))
+    }
+  }
+
+  private let slow = SeedRoundResult(sentByteCount: 1, nanoseconds: 1, dirtiedByteCount: 1)
+
+  @Test(arguments: [true, false])
+  func whatIsTakenIsAskedForAgainAndGivenBack(fails: Bool) {
+    let asked = Asked(fails: fails)
+    let throttle = GuestThrottle(asked, maximumPercent: 99)
+    throttle.renew(MonotonicClock.now())
+    throttle.release()
+    #expect(asked.percents.withLock { $0 } == [], "nothing was taken")
+    for _ in 0..<4 { throttle.roundEnded(slow) }
+    #expect(asked.percents.withLock { $0 } == [20, 30] && throttle.percent == 30)
+    let now = MonotonicClock.now()
+    throttle.renew(now)
+    #expect(asked.percents.withLock { $0.count } == 2, "not yet")
+    throttle.renew(now.advanced(byNanoseconds: GuestThrottle.leaseMilliseconds * 500_000))
+    throttle.release()
+    #expect(asked.percents.withLock { $0 } == [20, 30, 30, 0])
+  }
+}
