@@ -7,8 +7,7 @@ internal import VMM
 /// whoever injected that into it, has registered with an asynchronously write-protecting
 /// userfaultfd. The descriptor stays in the process; nothing of it is needed here.
 ///
-/// See `DirtyTracker` for what it cannot see: direct I/O under way during a look, and writes
-/// through another mapping, or through the file.
+/// See `DirtyTracker` for what it cannot see: direct I/O under way during a look.
 final class PagemapLog: DirtyLog {
   /// A piece of the image and where the process has it.
   struct Piece: Hashable, Sendable {

@@ -10,10 +10,6 @@ public struct ProcessMapping: Hashable, Sendable {
   public let isExecutable: Bool
   /// MAP_SHARED, as opposed to a private copy.
   public let isShared: Bool
-  /// Where in its file it begins; of no meaning for anonymous memory.
-  public let fileOffset: UInt64
-  /// The device of the file behind it, as stat(2) numbers it.
-  public let device: UInt64
   /// The file behind it; 0 for anonymous memory.
   public let inode: UInt64
   /// The file's path, or the kernel's name in brackets; empty for plain anonymous memory.
@@ -71,26 +67,14 @@ extension ProcessMapping {
   private static func parseHead(_ line: Substring) -> ProcessMapping? {
     let fields = line.split(separator: " ", maxSplits: 5)
     guard fields.count >= 5, fields[1].utf8.count == 4,
-      let addresses = parseRange(fields[0]), let inode = UInt64(fields[4]),
-      let offset = UInt64(fields[2], radix: 16), let device = parseDevice(fields[3])
+      let addresses = parseRange(fields[0]), let inode = UInt64(fields[4])
     else { return nil }
     let name = fields.count > 5 ? String(fields[5].drop { $0 == " " }) : ""
     return ProcessMapping(
       addresses: addresses, isReadable: fields[1].hasPrefix("r"),
       isWritable: fields[1].dropFirst().hasPrefix("w"),
       isExecutable: fields[1].dropFirst(2).hasPrefix("x"), isShared: fields[1].hasSuffix("s"),
-      fileOffset: offset, device: device, inode: inode, name: name, pageByteCount: 4096,
-      isUserfaultMissing: false)
-  }
-
-  /// `major:minor` in hexadecimal, as stat(2) puts them together.
-  private static func parseDevice(_ text: Substring) -> UInt64? {
-    let parts = text.split(separator: ":")
-    guard parts.count == 2, let major = UInt64(parts[0], radix: 16),
-      let minor = UInt64(parts[1], radix: 16)
-    else { return nil }
-    return (major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12
-      | minor & 0xff
+      inode: inode, name: name, pageByteCount: 4096, isUserfaultMissing: false)
   }
 
   /// `start-end` in hexadecimal without prefix; nil unless start < end.

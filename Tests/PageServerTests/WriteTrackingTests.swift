@@ -67,6 +67,21 @@ import Wire
     #expect(digests.isAsSent(0, new))
   }
 
+  /// The rounds are ended while the paused VM's memory is looked at: nothing is taken for
+  /// unwritten, and nobody waits for the rest.
+  @Test func aLookBehindTheEndOfTheRoundsIsAnError() throws {
+    let memory = try TestMemory(pageCount: 4)
+    let backing = try memory.open()
+    let digests = SentDigests()
+    let log = try ContentLog(vmName: "test", backing, backing.naturalLayout, digests)
+    try log.startDirtyLog()
+    digests.end()
+    var hasher = PageHasher()
+    let digest = hasher.digest(of: TestMemory.content(0).rawBytes)
+    #expect(!digests.isAsSent(0, digest))
+    #expect(throws: VMMError.self) { _ = try log.fetchDirtyLog() }
+  }
+
   /// Rounds of a VM that nobody watches: what it writes while it is being sent is found.
   @Test func roundsByComparisonSendWhatWasWritten() throws {
     let memory = try TestMemory(pageCount: 96)
