@@ -82,7 +82,7 @@ let package = Package(
       name: "CGuestProgram", path: "Tools/Sources/CGuestProgram", cSettings: cSettings),
     .target(
       name: "GuestKit",
-      dependencies: ["CGuestProgram", "CLinux", "Pages", "System", "UFFD", "VMM"],
+      dependencies: ["CGuestProgram", "CLinux", "Codec", "Pages", "System", "UFFD", "VMM"],
       path: "Tools/Sources/GuestKit", cSettings: cSettings, swiftSettings: strictSettings),
     .executableTarget(
       name: "microvm", dependencies: ["GuestKit", "Pages", "System", "VMM", argumentParser],

@@ -20,8 +20,12 @@ extension DestinationSession {
     defer { isDraining = false }
     while !pending.isEmpty {
       let before = core.state
-      core.handle(pending.removeFirst(), now: MonotonicClock.now(), into: &effects)
-      if core.state != before { observer(.state(core.state)) }
+      let now = MonotonicClock.now()
+      core.handle(pending.removeFirst(), now: now, into: &effects)
+      if core.state != before {
+        observer(.state(core.state))
+        wakefulPause.note(isPaused: core.state.isHandOver, now: now)
+      }
       carryOut()
     }
     if isRecovered, plane == nil { tellJournal() }

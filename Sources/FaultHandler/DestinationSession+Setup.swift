@@ -36,11 +36,14 @@ extension DestinationSession {
       return refuse(Refusal(.vmm, "\(error)"))
     }
     let cancel = cancelSetup
+    let frontEnd = configuration.frontEnd
     onSetup {
       do throws(AttachError) {
         guard let memory = try door.listener.attach(or: cancel) else {
           return .attachEnded(nil)
         }
+        // As soon as the source hears of it, its guest may be paused.
+        frontEnd.prepare()
         return .attached(AttachedVM(memory))
       } catch {
         return .attachEnded(Refusal(.vmm, "\(error)"))

@@ -167,6 +167,7 @@ public final class DestinationSession {
   let started = MonotonicClock.now()
   var journal: DestinationJournal
   var core: DestinationCore
+  var wakefulPause = WakefulPause()
   var effects = EffectQueue<DestinationEffect>()
   var pending: [DestinationEvent] = []
   var isDraining = false
@@ -261,6 +262,7 @@ public final class DestinationSession {
       stepPause(now)
       if now >= nextProgress {
         observer(.progress(progress(now)))
+        wakefulPause.note(isPaused: core.state.isHandOver, now: now)
         nextProgress = now.advanced(byNanoseconds: Self.progressNanoseconds)
       }
       guard outcome == nil else { break }

@@ -42,6 +42,18 @@ public enum DestinationState: UInt8, CaseIterable, Hashable, Sendable {
   case aborted
   /// The outcome is told.
   case finished
+
+  /// Whether the guest stands still on its way here.
+  public var isHandOver: Bool {
+    switch self {
+    case .discarding, .awaitingDeviceState, .loading, .filling, .prepared, .acceptingGo, .starting,
+      .recordingRan:
+      true
+    case .dialing, .opening, .ready, .running, .completing, .acknowledging, .rulingOut, .killing,
+      .recordingAborted, .aborted, .finished:
+      false
+    }
+  }
 }
 
 /// The destination's half of the hand-over: (state, event, now) → effects. Pure.

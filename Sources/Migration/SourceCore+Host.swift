@@ -169,7 +169,6 @@ extension SourceCore {
     case .go:
       state = .handedOff
       send(.go(epoch: epoch.advanced(by: 1)), into: &effects)
-      if !fillsBeforeRun { effects.append(.beginPush) }
       if !isLinkUp { armGiveUp(now, into: &effects) }
     case .park:
       state = .handedOff

@@ -178,6 +178,8 @@ extension SourceCore {
       times.ran = now
       times.nanosecondsFromStartToRan = nanosecondsSinceStart
       times.destinationPause = pause
+      // Not with GO: until the guest runs, the link and the processors are for what it waits for.
+      if !fillsBeforeRun { effects.append(.beginPush) }
       destinationRuns(into: &effects)
     case .serving, .completing, .lingering, .finished: break
     case .opening, .preparing, .seeding, .pausing, .frozen, .saving, .saved, .preparedUnsaved,

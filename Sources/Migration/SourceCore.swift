@@ -40,6 +40,16 @@ public enum SourceState: UInt8, CaseIterable, Hashable, Sendable {
   case awaitingAborted
   /// The outcome is told.
   case finished
+
+  /// Whether the guest stands still on its way to the destination.
+  public var isHandOver: Bool {
+    switch self {
+    case .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff, .handedOff: true
+    case .opening, .preparing, .seeding, .serving, .completing, .lingering, .revoking,
+      .recordingResume, .resuming, .awaitingAborted, .finished:
+      false
+    }
+  }
 }
 
 /// The source's half of the hand-over: (state, event, now) → effects. Pure.

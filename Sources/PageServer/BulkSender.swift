@@ -82,17 +82,16 @@ struct BulkSender: ~Copyable {
       if isFirst {
         // Nothing of the guest's is read there before its stale pages are gone.
         if try sendDiscards() { return true }
-        // Once it is ready it waits for no more than the step that is under way: every moment is
-        // the guest's pause. While the VMM saves it the map goes, of which each entry that is told
-        // in time is a fault that stays local.
         if try sendDeviceState() { return true }
-        // The rest of the map and the push take turns: the map saves pushing what it names. Behind
-        // rounds there is mostly little to push, and the guest may wait for it: what is absent is
-        // pushed as zeros.
-        let isMapOfUse = !(context.pushing && context.hasSeeds)
-        if isMapOfUse, try sendMapStep(), !context.pushing { return true }
       }
+      // Nothing else goes while the guest is paused: where processors are few, a search for what is
+      // absent makes the VMM that saves or loads wait for one.
       guard context.pushing, !isFinished else { return false }
+      // The map and the push take turns: the map saves pushing what it names. Behind rounds there
+      // is mostly little to push, and the guest may wait for it: what is absent is pushed as zeros.
+      let pushes = context.options.prefetch != nil
+      if isFirst, !(pushes && context.hasSeeds), try sendMapStep(), !pushes { return true }
+      guard pushes else { return false }
       try pushRun()
       return true
     } catch {

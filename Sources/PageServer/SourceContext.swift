@@ -86,6 +86,7 @@ final class SourceContext: Sendable {
   /// The bulk threads are to end, too.
   var ended: Bool { isEnded.load(ordering: .acquiring) }
   func end() { isEnded.store(true, ordering: .releasing) }
+  /// Whether pages go by themselves now; without a prefetch policy, what is absent is told then.
   var pushing: Bool {
     isPushing.load(ordering: .acquiring) && !isAwaitingMap.load(ordering: .acquiring)
   }
@@ -93,10 +94,7 @@ final class SourceContext: Sendable {
   /// Whether this link carries rounds of seeds.
   var hasSeeds: Bool { isSeeded.load(ordering: .acquiring) }
   func beginSeeds() { isSeeded.store(true, ordering: .releasing) }
-  func beginPush() {
-    guard options.prefetch != nil else { return }
-    isPushing.store(true, ordering: .releasing)
-  }
+  func beginPush() { isPushing.store(true, ordering: .releasing) }
 
   /// The shortest round trip of this link; nil before the first heartbeat was answered.
   var roundTripNanoseconds: UInt64? {

@@ -134,6 +134,7 @@ struct SourcePreflight: ~Copyable {
 
   private static func vmmProcess(_ frontEnd: any VMMFrontEnd) throws(Refusal) -> Int32? {
     do throws(VMMError) {
+      frontEnd.prepare()
       return try frontEnd.status().pid
     } catch { throw Refusal(.vmm, "\(error)") }
   }

@@ -179,6 +179,7 @@ public final class SourceSession {
   var journal: SourceJournal
   var core: SourceCore
   var admission: Admission
+  var wakefulPause = WakefulPause()
   var effects = EffectQueue<SourceEffect>()
   var pending: [SourceEvent] = []
   var isDraining = false
@@ -285,6 +286,7 @@ public final class SourceSession {
       let now = MonotonicClock.now()
       if now >= nextProgress {
         observer(.progress(progress(now)))
+        wakefulPause.note(isPaused: core.state.isHandOver, now: now)
         nextProgress = now.advanced(byNanoseconds: Self.progressNanoseconds)
       }
       guard outcome == nil else { break }

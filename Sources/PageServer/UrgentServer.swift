@@ -147,11 +147,13 @@ struct UrgentServer: ~Copyable {
     }
   }
 
-  /// Looks without sleeping, for as long as that is worth it, unless a thread that pushes may need
-  /// the processor: this one goes before it.
+  /// Looks without sleeping, for as long as that is worth it, unless another thread of ours may
+  /// need the processor, for this one goes before it: one that pushes, or the session's before it
+  /// has the push begin.
   private mutating func lookForWork(
     from start: Instant
   ) throws(ConnectionError) -> Connection.Wakeup {
+    guard context.pushing else { return .deadline }
     if busyPoll.needsPeriod(at: start) {
       busyPoll.beginPeriod(at: start, hasRoom: context.options.hostHasRoom())
     }

@@ -65,6 +65,16 @@ public final class JSONLineClient {
     }
   }
 
+  /// Does once what the first line in each direction takes longer for: the coders, and what Swift
+  /// looks up for the types that they meet, are made ready with the first use, for milliseconds.
+  public static func rehearse<Outgoing: Encodable, Incoming: Decodable>(
+    sending object: Outgoing, receiving: Incoming.Type, like line: String
+  ) {
+    _ = encoded(object)
+    let understood = decoded(receiving, from: Array(line.utf8))
+    invariant(understood != nil, "the line that is rehearsed is one of its kind")
+  }
+
   /// Sends one object and waits for one.
   public func call<Request: Encodable, Reply: Decodable>(
     _ request: Request, replyingWith: Reply.Type, deadline: Instant
@@ -77,14 +87,8 @@ public final class JSONLineClient {
   public func send<Request: Encodable>(
     _ request: Request, deadline: Instant
   ) throws(JSONLineError) {
-    let encoder = JSONEncoder()
-    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-    guard let line = try? encoder.encode(request) else {
-      // Requests are our own types of strings, numbers and bytes: they can all be encoded.
-      invariantBroken("a request of ours can be written as JSON")
-    }
     do throws(SystemError) {
-      try stream.send(Array(line) + [0x0A], deadline: deadline)
+      try stream.send(Self.encoded(request) + [0x0A], deadline: deadline)
     } catch {
       throw Self.error(error, path: stream.path)
     }
@@ -95,7 +99,7 @@ public final class JSONLineClient {
     _ type: Reply.Type, deadline: Instant
   ) throws(JSONLineError) -> Reply {
     let line = try receiveLine(deadline: deadline)
-    guard let reply = try? JSONDecoder().decode(type, from: Data(line)) else {
+    guard let reply = Self.decoded(type, from: line) else {
       let start = line.prefix(Self.excerptByteCount)
       throw .notUnderstood(
         path: stream.path, excerpt: String(decoding: start, as: UTF8.self).debugDescription)
@@ -127,6 +131,22 @@ public final class JSONLineClient {
       }
       received.append(contentsOf: piece[..<count])
     }
+  }
+
+  private static func encoded(_ object: some Encodable) -> [UInt8] {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+    guard let line = try? encoder.encode(object) else {
+      // Requests are our own types of strings, numbers and bytes: they can all be encoded.
+      invariantBroken("a request of ours can be written as JSON")
+    }
+    return Array(line)
+  }
+
+  private static func decoded<Object: Decodable>(
+    _ type: Object.Type, from line: [UInt8]
+  ) -> Object? {
+    try? JSONDecoder().decode(type, from: Data(line))
   }
 
   private static func error(_ error: SystemError, path: String) -> JSONLineError {

@@ -98,6 +98,15 @@ public final class MicroVM: VMMFrontEnd, DirtyLog, ProcessorThrottle {
       .throttle, Request(.throttle, timeoutMilliseconds: forMilliseconds, count: percent))
   }
 
+  /// Connects, for verbs and for the status, and has spoken once.
+  public func prepare() {
+    JSONLineClient.rehearse(
+      sending: Request(.loadDeviceState, timeoutMilliseconds: 1, state: Data([1]), count: 1),
+      receiving: Reply.self, like: #"{"ok":true,"vm_state":"AQ==","pid":1,"mismatches":[]}"#)
+    _ = try? perform(.status, Request(.status))
+    _ = try? perform(.status, Request(.status), over: verbClient)
+  }
+
   /// Stops the vCPUs; a vCPU that waits for a page makes it `pending`.
   public func pause() throws(VMMError) {
     _ = try perform(.pause, Request(.pause, timeoutMilliseconds: timeouts.pauseMilliseconds))
@@ -175,9 +184,14 @@ public final class MicroVM: VMMFrontEnd, DirtyLog, ProcessorThrottle {
   }
 
   private func perform(_ verb: VMMVerb, _ request: Request) throws(VMMError) -> Reply {
+    try perform(verb, request, over: verb == .status ? statusClient : verbClient)
+  }
+
+  private func perform(
+    _ verb: VMMVerb, _ request: Request, over connection: Lock<JSONLineClient?>
+  ) throws(VMMError) -> Reply {
     let deadline = deadline(for: verb)
     let path = socketPath
-    let connection = verb == .status ? statusClient : verbClient
     let reply: Reply
     do throws(JSONLineError) {
       reply = try connection.withLock { client throws(JSONLineError) in

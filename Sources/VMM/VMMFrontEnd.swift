@@ -53,6 +53,9 @@ public protocol VMMFrontEnd: Sendable {
   var dirtyLog: (any DirtyLog)? { get }
   /// What slows its guest down; nil where nothing does.
   var throttle: (any ProcessorThrottle)? { get }
+  /// Does ahead of a pause what would make it longer: connects, say. What fails here fails again,
+  /// and is told, where it matters. The VM need not be there yet.
+  func prepare()
   /// Stops every vCPU. After an error the VM may still come to a stop by itself: `resume` it.
   func pause() throws(VMMError)
   /// Lets a paused VM run on; cancels a pause that is not complete. Running already is fine.
@@ -81,4 +84,6 @@ extension VMMFrontEnd {
   public var dirtyLog: (any DirtyLog)? { nil }
   /// Unless a front end knows better.
   public var throttle: (any ProcessorThrottle)? { nil }
+  /// Unless a front end has something to prepare.
+  public func prepare() {}
 }

@@ -200,8 +200,4 @@ import Testing
     #expect(throws: StateBlobError.self) { _ = try doubled.section(1, vcpu: 0) }
     #expect(throws: StateBlobError.self) { _ = try blob.section(3, vcpu: 0) }
   }
-
-  @Test func theChecksumIsCRC32C() {
-    #expect(Checksum.crc32c(Array("123456789".utf8)) == 0xe306_9283)
-  }
 }

@@ -97,7 +97,7 @@ struct LostAcknowledgementTests {
     rig.feed(.linkDown(isFinal: false, lost))
     rig.feed(.linkUp(.ran))
     let effects = rig.feed(.received(.ran(epoch: handed, nanosecondsSinceStart: 9)))
-    #expect(effects == [.disableVM, .journalLazily(.ranAcknowledged(epoch: handed))])
+    #expect(effects == [.beginPush, .disableVM, .journalLazily(.ranAcknowledged(epoch: handed))])
     #expect(rig.feed(.received(.aborted(epoch: base, trouble))).disconnects)
     #expect(rig.core.state == .serving)
   }

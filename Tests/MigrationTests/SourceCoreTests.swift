@@ -30,12 +30,12 @@ struct SourceCoreTests {
     #expect(!rig.core.isHandedOff)
     #expect(
       rig.feed(.journal(.durable(.handedOff(epoch: handed)))).deeds == [
-        .send(.go(epoch: handed)), .beginPush,
+        .send(.go(epoch: handed))
       ])
     #expect(rig.core.isHandedOff)
     #expect(
       rig.feed(.received(.ran(epoch: handed, nanosecondsSinceStart: 400))).deeds == [
-        .disableVM, .journalLazily(.ranAcknowledged(epoch: handed)),
+        .beginPush, .disableVM, .journalLazily(.ranAcknowledged(epoch: handed)),
       ])
     #expect(rig.feed(.vmm(.disabled)).deeds == [])
     #expect(

@@ -65,11 +65,10 @@ wait_for() {
 
 # finish PID NAME SECONDS: waits for its end and gives its exit status.
 finish() {
-  local pid=$1 name=$2 limit=$3 end=$((SECONDS + $3)) status=0
-  while kill -0 "$pid" 2>/dev/null; do
-    [ "$SECONDS" -lt "$end" ] || { show_logs; die "$name did not end within $limit s."; }
-    sleep 0.05
-  done
+  local pid=$1 name=$2 limit=$3 status=0
+  # One process that looks, rather than many: the pause is short, and processors may be few.
+  timeout "$limit" tail --pid="$pid" --sleep-interval=0.05 --follow /dev/null ||
+    { show_logs; die "$name did not end within $limit s."; }
   wait "$pid" || status=$?
   forget "$pid"
   return "$status"

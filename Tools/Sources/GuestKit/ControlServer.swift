@@ -35,6 +35,11 @@ public final class ControlServer: Sendable {
 
   /// Starts to serve. Call it once.
   public func start() throws(SystemError) {
+    var reply = ControlReply()
+    reply.vmState = Data([1])
+    JSONLineClient.rehearse(
+      sending: reply, receiving: ControlRequest.self,
+      like: #"{"verb":"load-state","vm_state":"AQ==","timeout_ms":1}"#)
     try threads.start(count: Self.clientThreadCount, name: "control") { [self] _ in
       while let socket = accept() { serve(socket) }
     }

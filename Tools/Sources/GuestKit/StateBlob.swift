@@ -1,3 +1,4 @@
+internal import Codec
 internal import Glibc
 internal import Pages
 
@@ -86,7 +87,7 @@ struct StateBlob: Equatable {
       bytes.append(littleEndian: UInt32(section.bytes.count))
       bytes += section.bytes
     }
-    bytes.append(littleEndian: Checksum.crc32c(bytes))
+    bytes.append(littleEndian: CRC32C.checksum(of: bytes.rawBytes))
     return bytes
   }
 
@@ -109,7 +110,8 @@ struct StateBlob: Equatable {
     guard version == Self.version else { throw .unknownVersion(version) }
     let end = bytes.count - 4
     let checksum = bytes.littleEndian(at: end, as: UInt32.self)
-    guard Checksum.crc32c(Array(bytes[..<end])) == checksum else { throw .checksum }
+    let computed = CRC32C.checksum(of: bytes.rawBytes.extracting(first: end))
+    guard computed == checksum else { throw .checksum }
     guard let kind = Kind(rawValue: bytes.littleEndian(at: 6, as: UInt16.self)) else {
       throw .notABlob
     }
@@ -148,19 +150,5 @@ extension [UInt8] {
       value = value << 8 | Value(truncatingIfNeeded: self[position + index])
     }
     return value
-  }
-}
-
-/// CRC-32C bit by bit: for a few kilobytes once a migration, the shortest code is the best.
-enum Checksum {
-  static func crc32c(_ bytes: [UInt8]) -> UInt32 {
-    var remainder: UInt32 = ~0
-    for byte in bytes {
-      remainder ^= UInt32(byte)
-      for _ in 0..<8 {
-        remainder = remainder & 1 == 0 ? remainder >> 1 : remainder >> 1 ^ 0x82f6_3b78
-      }
-    }
-    return ~remainder
   }
 }

@@ -74,7 +74,15 @@ struct FaultLatency: ParsableCommand {
           ? [.sealed, .engine, .sealedReference, .reference]
           : [.engine, .reference],
       pushByteCount: pushMebibytes << 20)
-    print(try sleepOfProcessors())
+    var awake: AwakeProcessors?
+    if keepAwake {
+      guard AwakeProcessors.haveDriver else {
+        throw BenchmarkError(
+          "idle processors cannot be kept awake: this host has no cpuidle driver")
+      }
+      awake = try AwakeProcessors()
+    }
+    print(keepAwake ? "idle processors are kept awake" : "idle processors sleep")
     print("seed \(seed), \(rounds) rounds, placement \(placement.rawValue), \(transport.rawValue)")
     for experiment in Experiment.allCases {
       let mebibytes = experiment == .idle ? idleMebibytes : pushMebibytes
@@ -90,13 +98,7 @@ struct FaultLatency: ParsableCommand {
       }
     }
     print(table.summary())
-  }
-
-  /// Decides on it, and tells what figures come with.
-  private func sleepOfProcessors() throws -> String {
-    guard keepAwake else { return "idle processors sleep" }
-    try ProcessorSleep.prevent()
-    return "idle processors are kept awake"
+    _ = consume awake
   }
 
   private func measure(
