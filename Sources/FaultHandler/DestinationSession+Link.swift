@@ -121,6 +121,15 @@ extension DestinationSession {
 
   private static let shortLinkNanoseconds: UInt64 = 1_000_000_000
 
+  /// A guest that uses what this host's processors lack would die long after it was moved.
+  func requireProcessor(of welcome: Welcome) throws(Refusal) {
+    let finding = Preflight.processorFinding(
+      here: .ofThisHost(), there: ProcessorFeatures(text: welcome.processorFeatures),
+      mayLack: configuration.mayLackFeatures)
+    if let refusal = Preflight.refusals(of: [finding]).first { throw refusal }
+    if finding.verdict == .limited { observer(.warning("processor: \(finding.text)")) }
+  }
+
   /// All connections are welcomed: the data plane begins, faults stay parked.
   private func linked(_ links: SourceLinks) {
     guard let vm else { invariantBroken("a link belongs to a VMM that has attached") }
@@ -128,6 +137,7 @@ extension DestinationSession {
       guard links.welcome.regions == vm.layout.regions else {
         throw Refusal(.layout, "the source answered with another memory layout")
       }
+      try requireProcessor(of: links.welcome)
       mode = links.welcome.mode
       let plane = try makePlane(vm, links.welcome.session)
       self.plane = plane

@@ -66,7 +66,7 @@ extension DestinationSession {
   func attached(_ vm: AttachedVM) {
     do throws(Refusal) {
       try Self.requireKeeper(vm.memory.holding)
-      try Self.requireRoom(vm)
+      try requireRoom(vm)
       let binding = try binding(of: vm)
       let decision = ReceiveDecision.decide(
         current: binding, histories: journal.histories, isAlive: { $0.vmm?.isAlive ?? false })
@@ -132,20 +132,21 @@ extension DestinationSession {
 
   /// This host can hold the guest, before anything of it is touched: later, lack of memory makes
   /// its vCPUs wait.
-  private static func requireRoom(
-    _ vm: AttachedVM, stagesSeeds: Bool = false
-  ) throws(Refusal) {
+  private func requireRoom(_ vm: AttachedVM, stagesSeeds: Bool = false) throws(Refusal) {
     var host = HostCapabilities.probe()
     if case .available = host.userfaultfd {
     } else {
       // The VMM made one where we may not: it has what it needs.
       host.userfaultfd = .available(UserfaultFeatures(rawValue: .max), throughDevice: true)
     }
-    let refusals = Preflight.destinationRefusals(
+    let findings = Preflight.destinationFindings(
       image: vm.layout,
       memory: vm.memory.memoryKinds.contains(.shared) ? .sharedMemory : .privateMemory, host: host,
       vmmGroupAvailable: Preflight.availableByteCount(
         inGroupOf: vm.memory.process.identity.pid), stagesSeeds: stagesSeeds)
+    let refusals = Preflight.refusals(
+      of: findings
+        + Preflight.roomFindings(configuration.directory, pageCount: vm.layout.totalPageCount))
     guard let first = refusals.first else { return }
     throw Refusal(first.code, refusals.map(\.reason).joined(separator: "; "))
   }
@@ -164,7 +165,7 @@ extension DestinationSession {
     _ vm: AttachedVM, _ session: SessionID
   ) throws(Refusal) -> DestinationDataPlane {
     let states: MappedPageStates
-    if mode?.hasSeedRounds == true { try Self.requireRoom(vm, stagesSeeds: true) }
+    if mode?.hasSeedRounds == true { try requireRoom(vm, stagesSeeds: true) }
     do throws(StateError) {
       try configuration.directory.prepare(session: session)
       preparedSession = session

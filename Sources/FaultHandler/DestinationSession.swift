@@ -32,6 +32,8 @@ public struct DestinationConfiguration: Sendable {
   public var pauseAfterNanoseconds: UInt64?
   /// Who keeps duplicates of the VM's descriptors beside us; nil when nobody does.
   public var keeper: KeeperClient?
+  /// Whether the VM may come from a host whose processors can do more than those here.
+  public var mayLackFeatures = false
   /// Where the fault thread runs.
   public var faultPlacement: ThreadPlacement
   /// Where the bulk installers run.

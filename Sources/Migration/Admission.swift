@@ -8,6 +8,18 @@ public enum SourceImage: Hashable, Sendable {
   /// Only a length and a page size are known (a file): the destination's regions must tile it.
   case whole(byteCount: ByteCount, pageSize: PageSize)
 
+  /// All of it, as far as it is known without a destination.
+  var regions: [Region] {
+    switch self {
+    case .declared(let layout): layout.regions
+    case .whole(let byteCount, let pageSize):
+      [
+        Region(
+          index: RegionIndex(0), imageOffset: .zero, byteCount: byteCount, pageSize: pageSize)
+      ]
+    }
+  }
+
   /// The layout that both sides use when a destination with these regions joins, or why it cannot.
   public func agree(with regions: [Region]) throws(Refusal) -> ImageLayout {
     let offered: ImageLayout
@@ -93,6 +105,8 @@ public struct Admission: Sendable {
   public private(set) var hasUrgent = false
   /// How many bulk connections the client holds.
   public private(set) var bulkCount = 0
+  /// Told to the client: what the guest may have seen of this host's processors.
+  public var processorFeatures = ""
   private let image: SourceImage
   private let token: SessionToken
 
@@ -117,6 +131,37 @@ public struct Admission: Sendable {
   /// Takes the connection in, or says why not. The checks come in the order in which they reveal
   /// least: version, secret, then everything that a stranger should not learn.
   public mutating func admit(_ hello: Hello, isHandedOff: Bool) throws(Refusal) -> Welcome {
+    try authenticate(hello)
+    switch hello.role {
+    case .urgent: try admitUrgent(hello)
+    case .bulk: try admitBulk(hello)
+    case .check:
+      throw Refusal(
+        .busy,
+        "the source waits to move VM \"\(vmName)\"; to check only, start it with --check as well")
+    }
+    return welcome(isHandedOff: isHandedOff, regions: layout?.regions ?? [], of: hello)
+  }
+
+  /// Answers a client that only checks: with the image as far as it is known here. Nothing of a
+  /// session follows from it.
+  public func admitCheck(_ hello: Hello) throws(Refusal) -> Welcome {
+    try authenticate(hello)
+    guard hello.role == .check else {
+      throw Refusal(
+        .busy, "the source of VM \"\(vmName)\" only checks; start it again without --check")
+    }
+    return welcome(isHandedOff: false, regions: image.regions, of: hello)
+  }
+
+  private func welcome(isHandedOff: Bool, regions: [Region], of hello: Hello) -> Welcome {
+    Welcome(
+      session: session, epoch: epoch, mode: mode, bulkConnectionCount: bulkConnectionCount,
+      isHandedOff: isHandedOff, regions: regions,
+      processorFeatures: hello.role == .bulk ? "" : processorFeatures)
+  }
+
+  private func authenticate(_ hello: Hello) throws(Refusal) {
     guard hello.version == WireLimits.version else {
       throw Refusal(
         .version,
@@ -129,13 +174,6 @@ public struct Admission: Sendable {
     guard hello.vmName == vmName else {
       throw Refusal(.vm, "VM \"\(vmName)\" is served here, not \"\(hello.vmName)\"")
     }
-    switch hello.role {
-    case .urgent: try admitUrgent(hello)
-    case .bulk: try admitBulk(hello)
-    }
-    return Welcome(
-      session: session, epoch: epoch, mode: mode, bulkConnectionCount: bulkConnectionCount,
-      isHandedOff: isHandedOff, regions: layout?.regions ?? [])
   }
 
   /// Whether the client whose connections we still hold has come again: it has found its link

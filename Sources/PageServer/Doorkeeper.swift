@@ -45,7 +45,7 @@ public final class Doorkeeper: Sendable {
   private struct Pending {
     let connection: Connection
     var isSecured = false
-    var frame = FirstFrame(from: .destination)
+    var frame = SingleFrame(from: .destination)
     var deadline: Instant
   }
 

@@ -80,7 +80,7 @@ struct SourcePreflight: ~Copyable {
     self.journal = consume journal
   }
 
-  private static func decide(
+  static func decide(
     _ name: VMName, _ current: VMBinding, _ histories: [SessionHistory<SourceRecord>],
     _ exported: ExportedSession?
   ) throws(Refusal) -> (Epoch, wasInterrupted: Bool) {
@@ -92,7 +92,7 @@ struct SourcePreflight: ~Copyable {
     return (epoch, wasInterrupted)
   }
 
-  private static func requireDirtyLog(_ configuration: SourceConfiguration) throws(Refusal) {
+  static func requireDirtyLog(_ configuration: SourceConfiguration) throws(Refusal) {
     guard configuration.mode.hasSeedRounds else { return }
     switch configuration.memory {
     case .file, .process: break
@@ -132,7 +132,7 @@ struct SourcePreflight: ~Copyable {
     return backing
   }
 
-  private static func vmmProcess(_ frontEnd: any VMMFrontEnd) throws(Refusal) -> Int32? {
+  static func vmmProcess(_ frontEnd: any VMMFrontEnd) throws(Refusal) -> Int32? {
     do throws(VMMError) {
       frontEnd.prepare()
       return try frontEnd.status().pid
@@ -156,7 +156,7 @@ struct SourcePreflight: ~Copyable {
     } catch { throw Refusal(.journal, "\(error)") }
   }
 
-  private static func listen(
+  static func listen(
     at endpoint: Endpoint, _ security: LinkSecurity
   ) throws(Refusal) -> Listener {
     do throws(ConnectionError) {

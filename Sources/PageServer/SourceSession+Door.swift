@@ -48,6 +48,7 @@ extension SourceSession {
       switch arrival.hello.role {
       case .urgent: try join(arrival, welcome)
       case .bulk: try addBulk(arrival.connection, welcome)
+      case .check: invariantBroken("a session admits nobody who only checks")
       }
     } catch {
       // Whoever got as far as the session has the token, and may hear what an export is of.

@@ -166,6 +166,13 @@ public final class Console: Sendable {
           ? " after \(Amounts.duration(nanoseconds: pausedNanoseconds))" : ""))
   }
 
+  /// Something that was looked at before a move; for programs alone (`--json`).
+  public func tellFinding(subject: String, verdict: String, text: String, remedy: String?) {
+    tell(
+      .finding(subject: subject, verdict: verdict, text: text, remedy: remedy), .notice,
+      "\(subject): \(verdict): \(text)")
+  }
+
   private func tell(_ event: ReportEvent, _ level: LogLevel, _ text: String) {
     tellFollower(event)
     guard level >= style.minimumLevel else { return }
@@ -254,6 +261,8 @@ public final class Console: Sendable {
       tellGuestPaused(reason: reason, isComplete: isComplete)
     case .guestResumed(let reason, let paused):
       tellGuestResumed(reason: reason, pausedNanoseconds: paused)
+    case .finding(let subject, let verdict, let text, let remedy):
+      tellFinding(subject: subject, verdict: verdict, text: text, remedy: remedy)
     case .finished(let report): finish(report)
     case nil: log(.debug, line)
     }

@@ -14,6 +14,8 @@ public enum ReportEvent: Sendable {
   case guestPaused(reason: String, isComplete: Bool)
   /// The guest runs on; it was paused for that long as far as is known.
   case guestResumed(reason: String, pausedNanoseconds: UInt64)
+  /// Something that was looked at before a move; what to run when it is not as it should be.
+  case finding(subject: String, verdict: String, text: String, remedy: String?)
   /// The last line: the whole report.
   case finished(MigrationReport)
 
@@ -47,6 +49,12 @@ public enum ReportEvent: Sendable {
       line.level = LogLevel.notice.name
       line.reason = reason
       line.pausedNanoseconds = pausedNanoseconds
+    case .finding(let subject, let verdict, let text, let remedy):
+      line.event = "finding"
+      line.subject = subject
+      line.verdict = verdict
+      line.text = text
+      line.remedy = remedy
     case .finished(let report):
       line.event = "finished"
       line.report = report
@@ -69,6 +77,8 @@ public enum ReportEvent: Sendable {
       self = .guestPaused(reason: reason, isComplete: isComplete)
     } else if let reason = line.reason, let paused = line.pausedNanoseconds {
       self = .guestResumed(reason: reason, pausedNanoseconds: paused)
+    } else if let subject = line.subject, let verdict = line.verdict, let text = line.text {
+      self = .finding(subject: subject, verdict: verdict, text: text, remedy: line.remedy)
     } else if let text = line.text,
       let level = LogLevel.allCases.first(where: { $0.name == line.level })
     {
@@ -111,6 +121,9 @@ private struct EventLine: Codable {
   var time: String
   var level: String?
   var text: String?
+  var subject: String?
+  var verdict: String?
+  var remedy: String?
   var reason: String?
   var address: String?
   var outageNanoseconds: UInt64?

@@ -32,9 +32,9 @@ public enum HandshakeError: Error, Hashable, Sendable, CustomStringConvertible {
   }
 }
 
-/// The bytes of a connection's first frame while they come in. Never holds more than one hello may
-/// have, and nothing behind it: the peer says no more before it is answered.
-public struct FirstFrame: Sendable {
+/// The bytes of one frame while they come in, of a connection's first one for instance. Never holds
+/// more than that frame may have, and nothing behind it: what follows stays in the socket.
+public struct SingleFrame: Sendable {
   private var bytes: [UInt8] = []
   private let gate: FrameGate
 
@@ -42,6 +42,9 @@ public struct FirstFrame: Sendable {
   public init(from sender: Peer) {
     gate = .handshake(from: sender)
   }
+
+  /// Waits for a frame that `gate` admits.
+  init(_ gate: FrameGate) { self.gate = gate }
 
   /// What has to come before `next` can say more.
   public enum Step: Sendable {
@@ -87,7 +90,8 @@ public enum Handshake {
       // A source that refuses closes early: its reason may be waiting to be read.
       if error.kind != .reset { throw .connection(error) }
     }
-    let (header, payload) = try receiveFirst(on: connection, until: deadline)
+    let (header, payload) = try receive(
+      SingleFrame(from: .source), on: connection, until: deadline)
     let refusal: Refusal
     do throws(WireError) {
       guard header.type == .refuse else { return try Welcome(decoding: payload.rawBytes) }
@@ -96,21 +100,27 @@ public enum Handshake {
     throw .refused(refusal)
   }
 
-  private static func receiveFirst(
-    on connection: Connection, until deadline: Instant
+  /// Waits for one whole frame. `cancel`: gives up when it is signalled.
+  static func receive(
+    _ frame: SingleFrame, on connection: Connection, until deadline: Instant,
+    or cancel: WakeEvent? = nil
   ) throws(HandshakeError) -> (FrameHeader, [UInt8]) {
-    var first = FirstFrame(from: .source)
+    var frame = frame
     while true {
-      let step: FirstFrame.Step
-      do throws(WireError) { step = try first.next() } catch { throw .wire(error) }
+      let step: SingleFrame.Step
+      do throws(WireError) { step = try frame.next() } catch { throw .wire(error) }
       switch step {
       case .complete(let header, let payload): return (header, payload)
       case .needsBytes(let count):
         do throws(ConnectionError) {
-          guard try connection.waitReadable(until: deadline) == .readable else {
+          switch try connection.waitReadable(or: cancel, until: deadline) {
+          case .readable: break
+          case .event:
+            throw ConnectionError(.cancelled, "handshake", peer: connection.peer.description)
+          case .deadline:
             throw ConnectionError(.timedOut, "handshake", peer: connection.peer.description)
           }
-          _ = try first.receiveAvailable(from: connection, atMost: count)
+          _ = try frame.receiveAvailable(from: connection, atMost: count)
         } catch { throw .connection(error) }
       }
     }

@@ -1,4 +1,5 @@
 public import Pages
+internal import System
 internal import UFFD
 public import Wire
 
@@ -17,37 +18,93 @@ public enum Preflight {
     case sharedMemory
   }
 
-  /// Why this host cannot be the destination of an image; empty when it can. `vmmGroupAvailable` is
-  /// what the VMM's control group leaves (`availableByteCount(inGroupOf:)`): the kernel charges
+  /// Free beside all that is foreseen: a host without any slack drops caches, swaps, and kills.
+  static let headroomByteCount: UInt64 = 256 << 20
+
+  /// What speaks against a move among all that was looked at.
+  public static func refusals(of findings: [HostFinding]) -> [Refusal] {
+    findings.filter { $0.verdict == .missing }.map { finding in
+      Refusal(
+        .unfit,
+        "\(finding.subject): \(finding.text)" + (finding.remedy.map { "; run: \($0)" } ?? ""))
+    }
+  }
+
+  /// What this host is as the destination of an image, item by item. `vmmGroupAvailable` is what
+  /// the VMM's control group leaves (`availableByteCount(inGroupOf:)`): the kernel charges
   /// installed pages to it. `stagesSeeds`: pages come before they can be installed, and wait in
   /// memory of our own, all of them at worst.
-  public static func destinationRefusals(
+  public static func destinationFindings(
     image: ImageLayout, memory: DestinationMemory, host: HostCapabilities,
-    vmmGroupAvailable: UInt64?, stagesSeeds: Bool = false
-  ) -> [Refusal] {
-    var refusals: [Refusal] = []
-    let refuse = { (finding: HostFinding) in
-      refusals.append(
-        Refusal(
-          .unfit,
-          "\(finding.subject): \(finding.text)" + (finding.remedy.map { "; run: \($0)" } ?? "")))
-    }
-    if host.userfaultfdFinding.verdict == .missing { refuse(host.userfaultfdFinding) }
-    if host.ioUringFinding.verdict == .missing { refuse(host.ioUringFinding) }
-    if memory == .sharedMemory, host.sharedMemoryFinding.verdict == .missing {
-      refuse(host.sharedMemoryFinding)
-    }
+    vmmGroupAvailable: UInt64?, stagesSeeds: Bool
+  ) -> [HostFinding] {
+    var findings = [host.userfaultfdFinding, host.ioUringFinding]
+    if memory == .sharedMemory { findings.append(host.sharedMemoryFinding) }
     if case .available(let features, _) = host.userfaultfd {
       let missing = neededFeatures(image: image, memory: memory).subtracting(features)
-      if !missing.isEmpty {
-        refuse(
-          HostFinding(
-            "userfaultfd", .missing, "this kernel (\(host.kernelRelease)) lacks \(missing)"))
-      }
+      findings.append(
+        missing.isEmpty
+          ? HostFinding("page sizes", .good, "userfaultfd serves this guest's")
+          : HostFinding(
+            "page sizes", .missing, "this kernel (\(host.kernelRelease)) lacks \(missing)"))
     }
-    return refusals
-      + memoryRefusals(
+    return findings
+      + memoryFindings(
         image: image, host: host, vmmGroupAvailable: vmmGroupAvailable, stagesSeeds: stagesSeeds)
+  }
+
+  /// Whether a guest that has run there can run here.
+  public static func processorFinding(
+    here: ProcessorFeatures, there: ProcessorFeatures, mayLack: Bool
+  ) -> HostFinding {
+    let subject = "processor"
+    guard !here.names.isEmpty, !there.names.isEmpty else {
+      return HostFinding(subject, .limited, "what it can do is not known of both hosts")
+    }
+    let missing = here.missing(from: there)
+    guard !missing.isEmpty else {
+      return HostFinding(subject, .good, "all that the guest may have seen is here as well")
+    }
+    let text = "this host's lacks what the guest may have seen: \(missing.joined(separator: ", "))"
+    return mayLack
+      ? HostFinding(subject, .limited, text)
+      : HostFinding(
+        subject, .missing,
+        text + "; give the VM a processor model that both hosts have, or add --allow-fewer-features"
+      )
+  }
+
+  /// Whether the journals, and the page states of so many pages, find room.
+  public static func roomFindings(
+    _ directory: StateDirectory, pageCount: PageCount?
+  ) -> [HostFinding] {
+    let runByteCount = (pageCount?.rawValue ?? 0) + journalByteCount
+    return [
+      roomFinding("journal", at: directory.statePath, byteCount: journalByteCount),
+      roomFinding("session files", at: directory.runPath, byteCount: runByteCount),
+    ]
+  }
+
+  /// Journals are some kilobytes; a file system that has not even this is full.
+  private static let journalByteCount: UInt64 = 1 << 20
+
+  private static func roomFinding(
+    _ subject: String, at path: String, byteCount: UInt64
+  ) -> HostFinding {
+    var place = path
+    var available = try? FileSystem.availableByteCount(place)
+    // It may still have to be made.
+    while available == nil, let slash = place.lastIndex(of: "/"), slash > place.startIndex {
+      place = String(place[..<slash])
+      available = try? FileSystem.availableByteCount(place)
+    }
+    guard let available else { return HostFinding(subject, .limited, "\(path) is not there yet") }
+    return available < byteCount
+      ? HostFinding(
+        subject, .missing,
+        "\(path) has \(available >> 10) KiB left of the \(byteCount >> 10) that are needed: "
+          + "free some, or name another place")
+      : HostFinding(subject, .good, "\(path) has \(available >> 20) MiB left")
   }
 
   /// Why this host cannot be the source; empty when it can. A source needs no userfaultfd.
@@ -82,9 +139,9 @@ public enum Preflight {
     return needed
   }
 
-  private static func memoryRefusals(
+  private static func memoryFindings(
     image: ImageLayout, host: HostCapabilities, vmmGroupAvailable: UInt64?, stagesSeeds: Bool
-  ) -> [Refusal] {
+  ) -> [HostFinding] {
     var smallBytes: UInt64 = 0
     var hugePages: UInt64 = 0
     for region in image.regions {
@@ -93,40 +150,52 @@ public enum Preflight {
       case .huge: hugePages += region.pageCount.rawValue
       }
     }
-    var refusals: [Refusal] = []
-    // The VMM has mapped its huge pages already, and so reserved them: only a host that has fewer
-    // in all cannot hold the guest.
+    var findings: [HostFinding] = []
+    // A VMM that is there has mapped its huge pages already, and so reserved them: only a host that
+    // has fewer in all cannot hold the guest.
     if hugePages > host.hugePageCount {
-      refusals.append(
-        Refusal(
-          .unfit,
-          "the guest needs \(hugePages) pages of 2 MiB and this host has \(host.hugePageCount); "
-            + "run: sudo sysctl vm.nr_hugepages=\(hugePages)"))
+      findings.append(
+        HostFinding(
+          "2 MiB pages", .missing,
+          "the guest needs \(hugePages) pages of 2 MiB and this host has \(host.hugePageCount)",
+          remedy: "sudo sysctl vm.nr_hugepages=\(hugePages)"))
+    } else if hugePages > 0 {
+      findings.append(
+        HostFinding(
+          "2 MiB pages", .good,
+          "the guest needs \(hugePages), and \(host.freeHugePageCount) of \(host.hugePageCount) "
+            + "are free"))
     }
     let ownBytes =
       overheadByteCount + image.totalPageCount.rawValue
       + (stagesSeeds ? image.totalByteCount.rawValue : 0)
     let available = min(host.availableByteCount, vmmGroupAvailable ?? .max)
     let needed = smallBytes + (vmmGroupAvailable == nil ? ownBytes : 0)
-    if needed > available || smallBytes + ownBytes > host.availableByteCount {
-      refusals.append(
-        Refusal(
-          .unfit,
-          "the guest needs up to \(smallBytes >> 20) MiB"
-            + (stagesSeeds
-              ? ", its seeds as much as all its memory (mode post-copy needs none), and "
-              : " and ")
+    let needs =
+      "the guest needs up to \(smallBytes >> 20) MiB"
+      + (stagesSeeds
+        ? ", its seeds as much as all its memory (mode post-copy needs none), and " : " and ")
+    if needed > available || smallBytes + ownBytes + headroomByteCount > host.availableByteCount {
+      findings.append(
+        HostFinding(
+          "memory", .missing,
+          needs
             + (vmmGroupAvailable == available && available < host.availableByteCount
               ? "the VMM's control group leaves \(available >> 20) MiB: raise its memory limit"
-              : "this host has \(host.availableByteCount >> 20) MiB available: free memory first")))
+              : "this host has \(host.availableByteCount >> 20) MiB available, of which "
+                + "\(headroomByteCount >> 20) are to stay free: free memory first")))
+    } else {
+      findings.append(
+        HostFinding(
+          "memory", .good, needs + "this host has \(host.availableByteCount >> 20) MiB available"))
     }
     if let own = host.groupAvailableByteCount, own < ownBytes {
-      refusals.append(
-        Refusal(
-          .unfit,
+      findings.append(
+        HostFinding(
+          "control group", .missing,
           "postcopyd needs up to \(ownBytes >> 20) MiB of its own and its control group leaves "
             + "\(own >> 20) MiB: raise its memory limit"))
     }
-    return refusals
+    return findings
   }
 }

@@ -12,7 +12,7 @@ extension FrameType {
       .abort, .aborted, .ping, .pong, .parked:
       true
     case .hello, .welcome, .refuse, .request, .pages, .zeroPages, .poisonedPages, .zeroMap,
-      .pushFinished, .credit, .deviceState, .residentMap,
+      .pushFinished, .credit, .deviceState, .residentMap, .filler,
       .seedPages, .seedZeros, .seedRound, .seedRoundApplied, .discardMap:
       false
     }
@@ -114,7 +114,7 @@ extension ControlMessage {
     case .aborted: self = .aborted(epoch: epoch, try Refusal(decoding: payload, at: 8, of: type))
     case .parked: self = .parked(epoch: epoch, try Refusal(decoding: payload, at: 8, of: type))
     case .ping, .pong, .hello, .welcome, .refuse, .request, .pages, .zeroPages, .poisonedPages,
-      .zeroMap, .pushFinished, .credit, .deviceState, .residentMap,
+      .zeroMap, .pushFinished, .credit, .deviceState, .residentMap, .filler,
       .seedPages, .seedZeros, .seedRound, .seedRoundApplied, .discardMap:
       invariantBroken("every control message has its decoder")
     }

@@ -62,6 +62,8 @@ public enum ConnectionRole: UInt8, Hashable, Sendable {
   case urgent = 1
   /// Seeds, pushes, device state, maps. One or more a session.
   case bulk = 2
+  /// No session: what speaks against one is looked for, and the link measured.
+  case check = 3
 }
 
 /// How the work is split between the time before and after the switchover.
@@ -204,12 +206,16 @@ public struct Welcome: Hashable, Sendable {
   public var isHandedOff: Bool
   /// The source's image.
   public var regions: [Region]
+  /// The names of what the source's processors can do, as its guest may have seen them, with
+  /// spaces between them; empty on bulk connections, or where the source cannot tell.
+  public var processorFeatures: String
 
   /// A welcome with all its parts.
   public init(
     session: SessionID, epoch: Epoch, mode: MigrationMode, bulkConnectionCount: UInt8,
-    isHandedOff: Bool, regions: [Region]
+    isHandedOff: Bool, regions: [Region], processorFeatures: String = ""
   ) {
+    self.processorFeatures = processorFeatures
     self.session = session
     self.epoch = epoch
     self.mode = mode

@@ -17,7 +17,7 @@ extension FrameType {
     case .request, .pages, .zeroPages, .poisonedPages, .seedPages, .seedZeros: true
     case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
       .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .zeroMap, .pushFinished,
-      .credit, .deviceState, .residentMap, .seedRound, .seedRoundApplied, .discardMap:
+      .credit, .deviceState, .residentMap, .seedRound, .seedRoundApplied, .discardMap, .filler:
       false
     }
   }
@@ -29,7 +29,7 @@ extension FrameType {
     case .pages: [.demanded, .hasPayloadChecksum, .packed]
     case .zeroPages, .poisonedPages: [.demanded, .hasPayloadChecksum]
     case .seedPages: [.hasPayloadChecksum, .packed]
-    case .deviceState, .residentMap, .discardMap: [.last, .hasPayloadChecksum]
+    case .deviceState, .residentMap, .discardMap, .filler: [.last, .hasPayloadChecksum]
     case .hello, .welcome, .refuse, .ready, .frozen, .discarded, .prepared, .go, .ran, .complete,
       .completeAcknowledged, .abort, .aborted, .ping, .pong, .parked, .request, .zeroMap,
       .pushFinished, .credit, .seedZeros, .seedRound, .seedRoundApplied:
@@ -61,6 +61,7 @@ extension FrameType {
       WireLimits.zeroMapEntryByteCount...WireLimits.maximumZeroMapRunCount
         * WireLimits.zeroMapEntryByteCount
     case .deviceState: 0...WireLimits.maximumControlPayloadByteCount
+    case .filler: 1...WireLimits.maximumControlPayloadByteCount
     case .residentMap:
       WireLimits.residentMapFixedByteCount + 1...WireLimits.maximumResidentMapPayloadByteCount
     }
@@ -73,13 +74,17 @@ extension FrameType {
     case .hello: sender == .destination
     case .welcome: sender == .source
     case .frozen, .go, .completeAcknowledged, .abort: sender == .source && role == .urgent
-    case .ready, .discarded, .prepared, .ran, .complete, .aborted, .request:
+    case .ready: sender == .destination && role != .bulk
+    case .discarded, .prepared, .ran, .complete, .aborted, .request:
       sender == .destination && role == .urgent
-    case .ping, .pong, .parked: role == .urgent
-    case .pages, .zeroPages, .poisonedPages: sender == .source
+    case .ping, .pong: role != .bulk
+    case .parked: role == .urgent
+    case .pages, .zeroPages, .poisonedPages: sender == .source && role != .check
+    case .filler: sender == .source && role == .check
     case .zeroMap, .pushFinished, .deviceState, .seedPages, .seedZeros, .seedRound, .discardMap:
       sender == .source && role == .bulk
-    case .credit, .residentMap, .seedRoundApplied: sender == .destination && role == .bulk
+    case .credit: sender == .destination && role != .urgent
+    case .residentMap, .seedRoundApplied: sender == .destination && role == .bulk
     }
   }
 }

@@ -69,6 +69,10 @@ public enum FrameType: UInt8, CaseIterable, Hashable, Sendable {
   case seedRoundApplied = 44
   /// Source to destination, after the freeze: seeds that are stale; the last frame is flagged.
   case discardMap = 45
+
+  /// Source to destination, on a connection that checks: bytes that mean nothing, as many as were
+  /// granted, by whose coming the link is measured; the last frame is flagged.
+  case filler = 46
 }
 
 /// Bits of the header's flags byte. An unknown bit ends the session.

@@ -46,6 +46,8 @@ public enum WireField: String, Hashable, Sendable {
   case payloadChecksum
   /// Parts of hello and welcome.
   case magic, version, role, progress, mode, bulkConnectionCount, isHandedOff, regionCount
+  /// What the source's processors can do, or its length.
+  case processorFeatures
   /// Parts of control messages: the epoch, a time, what is to be done before the VM runs.
   case epoch, nanoseconds, fillsBeforeRun
   /// A run of pages in a resident map, or where its first one starts.

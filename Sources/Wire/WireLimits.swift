@@ -27,6 +27,10 @@ public enum WireLimits {
   public static let maximumBulkConnectionCount = 16
   /// Bytes of a VM's name, in UTF-8.
   public static let maximumNameByteCount = 255
+  /// Bytes of the names of what a host's processors can do; today's have some 2 KB.
+  public static let maximumProcessorFeaturesByteCount = 16_384
+  /// Bytes that a source sends at most for a measurement of the link.
+  public static let maximumProbeByteCount: UInt64 = 1 << 30
   /// Bytes of a reason that is sent to the peer, in UTF-8.
   public static let maximumReasonByteCount = 1024
   /// Runs in one zero map frame (16 bytes each).

@@ -59,6 +59,15 @@ struct SendCommand: ParsableCommand {
 
   @OptionGroup var common: CommonOptions
 
+  @Flag(
+    help: ArgumentHelp(
+      "Only look whether it can be done, together with postcopyd receive --check; move nothing.",
+      discussion: """
+        Prints what was looked at on this host, and what the destination came to. Exit code 0 when \
+        nothing speaks against it on either side, else 10.
+        """))
+  var check = false
+
   @Option(
     help: ArgumentHelp(
       "Where the VM's memory is: file:PATH, pid:N[:RANGES], snapshot:PATH or export:PATH.",
@@ -187,6 +196,7 @@ struct SendCommand: ParsableCommand {
     BugExit.install()
     // Before any thread: they inherit what is blocked.
     let signals = try SignalSource()
+    if check { throw try lookOnly(signals) }
     guard let context = try common.workerContext(arguments) else {
       throw try ParentProcess(
         options: common, side: .source, verb: verb, arguments: arguments
@@ -238,6 +248,29 @@ struct SendCommand: ParsableCommand {
       // The session's own loop met what no kernel does to a sound program.
       reporter.fail(error)
       return ExitCode(BugExit.code)
+    }
+  }
+
+  /// `--check`.
+  private func lookOnly(_ signals: borrowing SignalSource) throws -> ExitCode {
+    let console = common.console()
+    do {
+      let check = SourceCheck(try configuration(console))
+      let findings = check.findings()
+      common.show(findings, console)
+      let end = try check.serve(signals: signals) { console.log(.warning, $0) }
+      switch end {
+      case .passed?:
+        common.show([HostFinding("destination", .good, "it finds nothing against it")], console)
+      case .refused(let refusal)?:
+        common.show([HostFinding("destination", .missing, refusal.reason)], console)
+        return ExitCode(Ending.refused.exitCode)
+      case .stopped?, nil: return ExitCode(Ending.refused.exitCode)
+      }
+      return common.exitCode(of: findings)
+    } catch let refusal as Refusal {
+      common.show([HostFinding("options", .missing, refusal.reason)], console)
+      return ExitCode(Ending.refused.exitCode)
     }
   }
 

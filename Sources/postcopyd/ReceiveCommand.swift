@@ -29,6 +29,21 @@ struct ReceiveCommand: ParsableCommand {
 
   @OptionGroup var common: CommonOptions
 
+  @Flag(
+    help: ArgumentHelp(
+      "Only look whether it can be done, together with page-server send --check; move nothing.",
+      discussion: """
+        Needs no VMM yet. Prints what was looked at on this host, how the link is, and tells the \
+        source what it came to. Exit code 0 when nothing speaks against it, else 10.
+        """))
+  var check = false
+
+  @Flag(
+    help: ArgumentHelp(
+      "Take the VM although this host's processors lack something that the source's have.",
+      discussion: "Only for a VM whose processor model leaves that out."))
+  var allowFewerFeatures = false
+
   @Option(
     help: ArgumentHelp(
       "Where the source listens: ADDRESS:PORT or unix:PATH; several, separated by commas.",
@@ -105,6 +120,7 @@ struct ReceiveCommand: ParsableCommand {
     BugExit.install()
     // Before any thread: they inherit what is blocked.
     let signals = try SignalSource()
+    if check { throw try lookOnly(signals) }
     guard let context = try common.workerContext(arguments) else {
       throw try ParentProcess(
         options: common, side: .destination, verb: verb, arguments: arguments
@@ -134,9 +150,10 @@ struct ReceiveCommand: ParsableCommand {
       let session =
         isRecovering
         ? try DestinationSession(
-          recovering: try configuration(console, context),
+          recovering: try configuration(console, keeper: context.keeper),
           userfault: context.keptUserfault(of: saved), observer: observer)
-        : try DestinationSession(try configuration(console, context), observer: observer)
+        : try DestinationSession(
+          try configuration(console, keeper: context.keeper), observer: observer)
       desk.pass(to: session.orderAddress)
       try common.begin(context, desk, side: .destination, recovered: saved)
       let result = try session.run(signals: signals)
@@ -159,15 +176,48 @@ struct ReceiveCommand: ParsableCommand {
     }
   }
 
+  /// `--check`: on a thread of its own, so that a signal ends it.
+  private func lookOnly(_ signals: borrowing SignalSource) throws -> ExitCode {
+    let console = common.console()
+    do {
+      let check = DestinationCheck(try configuration(console, keeper: nil))
+      let cancel = try WakeEvent()
+      let results = try Mailbox<[HostFinding]>(capacity: 1)
+      let worker = try SerialWorker(name: "check", capacity: 1)
+      defer {
+        cancel.signal()
+        worker.stop()
+      }
+      _ = worker.run {
+        _ = results.post(check.run(cancel: cancel) { console.log(.notice, $0) } ?? [])
+      }
+      while true {
+        let ready = try Readiness.wait(
+          for: [results.readiness.rawValue, signals.descriptor.rawValue], until: nil)
+        if let findings = results.take() {
+          common.show(findings, console)
+          return common.exitCode(of: findings)
+        }
+        if ready[1], let signal = try signals.next(), signal != .hangUp {
+          return ExitCode(Ending.refused.exitCode)
+        }
+      }
+    } catch let refusal as Refusal {
+      common.show([HostFinding("options", .missing, refusal.reason)], console)
+      return ExitCode(Ending.refused.exitCode)
+    }
+  }
+
   private func configuration(
-    _ console: Console, _ context: WorkerContext
+    _ console: Console, keeper: KeeperClient?
   ) throws -> DestinationConfiguration {
     let sources = try sources()
     var configuration = DestinationConfiguration(
       vmName: try common.vmName(), attachPath: attach, frontEnd: try common.frontEnd(vmm),
       sources: sources, security: try common.security(of: sources, console: console),
       token: try common.token(), directory: try common.directory())
-    configuration.keeper = context.keeper
+    configuration.keeper = keeper
+    configuration.mayLackFeatures = allowFewerFeatures
     configuration.connectNanoseconds = connectTimeout * 1_000_000_000
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds

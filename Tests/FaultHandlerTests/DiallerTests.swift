@@ -77,7 +77,7 @@ private final class PlayedDoor {
   }
 
   private static func read(_ connection: Connection) throws -> Hello {
-    var first = FirstFrame(from: .destination)
+    var first = SingleFrame(from: .destination)
     while true {
       switch try first.next() {
       case .complete(_, let payload): return try Hello(decoding: payload.rawBytes)

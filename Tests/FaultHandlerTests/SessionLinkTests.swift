@@ -64,6 +64,27 @@ struct SessionLinkTests {
     second.shutdown()
   }
 
+  @Test func aSourceWhoseProcessorsCanDoMoreIsRefused() throws {
+    let fixture = try Saved(records)
+    let session = try fixture.recover(ScriptedFrontEnd(.running))
+    session.startRecovered()
+    func refusal(_ features: String) -> Refusal? {
+      let welcome = Welcome(
+        session: Saved.id, epoch: Saved.base, mode: .postCopy, bulkConnectionCount: 1,
+        isHandedOff: false, regions: [], processorFeatures: features)
+      do throws(Refusal) {
+        try session.requireProcessor(of: welcome)
+        return nil
+      } catch { return error }
+    }
+    let here = ProcessorFeatures.ofThisHost().text
+    #expect(refusal(here) == nil)
+    #expect(refusal("") == nil)
+    let refused = refusal(here + " avx4096")
+    #expect(refused?.code == .unfit && refused?.reason.contains("avx4096") == true)
+    _ = try session.parkNow()
+  }
+
   @Test func bulkConnectionsOfALinkThatWasLostMeanwhileAreClosed() throws {
     let fixture = try Saved(records)
     let session = try fixture.recover(ScriptedFrontEnd(.running))

@@ -144,3 +144,63 @@ struct AdmissionTests {
         == true)
   }
 }
+
+@Suite("Admission of those who only check")
+struct CheckAdmissionTests {
+  private static func hello(_ change: (inout Hello) -> Void = { _ in }) -> Hello {
+    AdmissionTests.hello {
+      $0.role = .check
+      $0.regions = []
+      change(&$0)
+    }
+  }
+
+  private static func refusal(_ hello: Hello, by admission: Admission) -> Refusal? {
+    do throws(Refusal) {
+      _ = try admission.admitCheck(hello)
+      return nil
+    } catch { return error }
+  }
+
+  @Test("it is told the image, and what the processors can do")
+  func welcome() throws {
+    var admission = try AdmissionTests.admission()
+    admission.processorFeatures = "avx2 fma"
+    let welcome = try admission.admitCheck(Self.hello())
+    #expect(welcome.regions == AdmissionTests.regions)
+    #expect(welcome.processorFeatures == "avx2 fma")
+    #expect(!admission.hasUrgent)
+    let whole = try AdmissionTests.admission(
+      .whole(byteCount: ByteCount(1 << 21), pageSize: .huge))
+    #expect(
+      try whole.admitCheck(Self.hello()).regions == [
+        Region(
+          index: RegionIndex(0), imageOffset: .zero, byteCount: ByteCount(1 << 21), pageSize: .huge)
+      ])
+  }
+
+  @Test("a session tells its client as well, on urgent alone")
+  func session() throws {
+    var admission = try AdmissionTests.admission()
+    admission.processorFeatures = "avx2"
+    #expect(
+      try admission.admit(AdmissionTests.hello(), isHandedOff: false).processorFeatures == "avx2")
+    let bulk = AdmissionTests.hello {
+      $0.role = .bulk
+      $0.session = AdmissionTests.session
+      $0.regions = []
+    }
+    #expect(try admission.admit(bulk, isHandedOff: false).processorFeatures.isEmpty)
+  }
+
+  @Test("a stranger learns nothing, and a session takes nobody who only checks")
+  func refusals() throws {
+    let admission = try AdmissionTests.admission()
+    let stranger = SessionToken(bytes: [UInt8](repeating: 8, count: 32))!
+    #expect(Self.refusal(Self.hello { $0.token = stranger }, by: admission)?.code == .token)
+    #expect(Self.refusal(Self.hello { $0.vmName = "db" }, by: admission)?.code == .vm)
+    #expect(Self.refusal(Self.hello { $0.version = 9 }, by: admission)?.code == .version)
+    #expect(Self.refusal(AdmissionTests.hello(), by: admission)?.code == .busy)
+    #expect(AdmissionTests.refusal(Self.hello(), by: admission)?.code == .busy)
+  }
+}

@@ -27,8 +27,9 @@ struct HostTests {
     _ host: HostCapabilities, _ image: ImageLayout, group: UInt64? = nil,
     memory: Preflight.DestinationMemory = .sharedMemory
   ) -> [Refusal] {
-    Preflight.destinationRefusals(
-      image: image, memory: memory, host: host, vmmGroupAvailable: group)
+    Preflight.refusals(
+      of: Preflight.destinationFindings(
+        image: image, memory: memory, host: host, vmmGroupAvailable: group, stagesSeeds: false))
   }
 
   @Test("A host that has everything is described without anything to run")

@@ -21,7 +21,8 @@ import Wire
     if type == .hello { return .handshake(from: .destination) }
     if type == .welcome || type == .refuse { return .handshake(from: .source) }
     for sender in Peer.allCases {
-      for role in [ConnectionRole.urgent, .bulk] where type.isAllowed(from: sender, on: role) {
+      for role in [ConnectionRole.urgent, .bulk, .check]
+      where type.isAllowed(from: sender, on: role) {
         return try sessionGate(from: sender, on: role)
       }
     }
@@ -111,9 +112,12 @@ import Wire
       .seedPages, .seedZeros, .seedRound, .discardMap,
     ]
     let fromDestinationInBulk: Set<FrameType> = [.refuse, .credit, .residentMap, .seedRoundApplied]
+    let fromSourceInCheck: Set<FrameType> = [.refuse, .ping, .pong, .filler]
+    let fromDestinationInCheck: Set<FrameType> = [.refuse, .ping, .pong, .ready, .credit]
     let table: [(Peer, ConnectionRole, Set<FrameType>)] = [
       (.source, .urgent, fromSource), (.destination, .urgent, fromDestination),
       (.source, .bulk, fromSourceInBulk), (.destination, .bulk, fromDestinationInBulk),
+      (.source, .check, fromSourceInCheck), (.destination, .check, fromDestinationInCheck),
     ]
     for (sender, role, allowed) in table {
       let gate = try sessionGate(from: sender, on: role)

@@ -20,7 +20,7 @@ import Wire
     for version in [0, 2, UInt16.max] as [UInt16] {
       expect(.version(found: version), .hello, storing(version, at: 8, in: hello))
     }
-    for role in [0, 3, 255] as [UInt8] {
+    for role in [0, 4, 255] as [UInt8] {
       expect(.value(.hello, .role, found: UInt64(role)), .hello, storing(role, at: 10, in: hello))
     }
     for progress in [7, 255] as [UInt8] {
@@ -122,9 +122,18 @@ import Wire
     }
     expect(
       .value(.welcome, .isHandedOff, found: 2), .welcome, storing(UInt8(2), at: 26, in: welcome))
-    for offset in [27, 30, 31] {
-      expect(.notZero(.welcome, .reserved), .welcome, storing(UInt8(1), at: offset, in: welcome))
+    expect(.notZero(.welcome, .reserved), .welcome, storing(UInt8(1), at: 27, in: welcome))
+    for count in [57, 16_385, UInt16.max] as [UInt16] {
+      expect(
+        .value(.welcome, .processorFeatures, found: UInt64(count)), .welcome,
+        storing(count, at: 30, in: welcome))
     }
+    expect(
+      .payloadMismatch(.welcome, found: 79, expected: 80), .welcome,
+      storing(UInt16(9), at: 30, in: welcome))
+    expect(
+      .text(.welcome, .processorFeatures), .welcome,
+      storing(UInt8(0x1b), at: welcome.count - 1, in: welcome))
     expect(
       .value(.welcome, .regionCount, found: 1025), .welcome,
       storing(UInt16(1025), at: 28, in: welcome))

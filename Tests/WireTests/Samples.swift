@@ -14,7 +14,7 @@ enum Samples {
 
   static let welcome = Welcome(
     session: sampleSession, epoch: Epoch(rawValue: 6), mode: .postCopy, bulkConnectionCount: 4,
-    isHandedOff: true, regions: sampleRegions)
+    isHandedOff: true, regions: sampleRegions, processorFeatures: "avx2 fma")
 
   static let refusal = Refusal(.token, "wrong token")
 
@@ -85,6 +85,9 @@ enum Samples {
     frames.append(SeedRound.endFrame(3, session: shortID))
     frames.append(SeedRound.appliedFrame(3, session: shortID))
     frames.append(RunMap.discard.encodedFrame(zeroRuns[...], isLast: true, session: shortID))
+    frames.append(
+      encoded(
+        .payload(.filler, isLast: true, session: shortID, deviceState.rawBytes)) + deviceState)
     return frames
   }()
 

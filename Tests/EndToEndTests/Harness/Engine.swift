@@ -11,6 +11,9 @@ package struct EventLine: Decodable {
   package var vm: String
   package var level: String?
   package var text: String?
+  /// Of `finding`, as `verdict`.
+  package var subject: String?
+  package var verdict: String?
   package var report: MigrationReport?
   /// Of `link-lost`, `guest-paused` and `guest-resumed`.
   package var reason: String?
@@ -95,6 +98,11 @@ package final class Engine {
   /// How often it has told an event so far.
   package func count(ofEvent name: String) -> Int {
     program.lines.compactMap { Self.event($0) }.count { $0.event == name }
+  }
+
+  /// What it has found of something, with `--check`: "ok", "limited" or "missing".
+  package func verdict(of subject: String) -> String? {
+    program.lines.compactMap { Self.event($0) }.last { $0.subject == subject }?.verdict
   }
 
   /// Everything that it has said so far, its texts alone.

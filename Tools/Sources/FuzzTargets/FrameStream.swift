@@ -26,6 +26,9 @@ enum FrameStream {
         .session(from: sender, on: role, session: Given.session, layout: Given.layout)
       }
     }
+    + Peer.allCases.map {
+      .session(from: $0, on: .check, session: Given.session, layout: Given.layout)
+    }
 
   private enum Verdict: Equatable {
     case needsBytes(Int)

@@ -35,6 +35,14 @@ enum Introductions {
     let hadUrgent = admission.hasUrgent
     let bulkCount = admission.bulkCount
     do throws(Refusal) {
+      let welcome = try admission.admitCheck(hello)
+      invariant(
+        hello.token.matches(Given.token) && hello.role == .check, "a check is asked for with token")
+      check(welcome)
+    } catch {
+      // Most come for something else.
+    }
+    do throws(Refusal) {
       let welcome = try admission.admit(hello, isHandedOff: setting & 2 != 0)
       invariant(hello.token.matches(Given.token), "nobody gets in without the token")
       invariant(hello.vmName == Given.vmName, "nobody gets in for another VM")

@@ -28,7 +28,7 @@ enum Payloads {
       case .pages, .seedPages:
         if header.flags.contains(.packed) { try unpack(payload, header) }
         return nil
-      case .request, .zeroPages, .poisonedPages, .pushFinished, .deviceState,
+      case .request, .zeroPages, .poisonedPages, .pushFinished, .deviceState, .filler,
         .seedZeros:
         return nil
       default:

@@ -160,6 +160,15 @@ enum FrameSeeds {
         name: "seed-destination-bulk",
         bytes: [5] + Credit.encodedFrame(total: ByteCount(1 << 20), session: shortID)
           + residentMap + SeedRound.appliedFrame(1, session: shortID)),
+      FuzzSeed(
+        name: "seed-source-check",
+        bytes: [6] + control([.pong(sequence: 7)])
+          + withPayload(.filler, isLast: true, [1, 2, 3])),
+      FuzzSeed(
+        name: "seed-destination-check",
+        bytes: [7] + control([.ping(sequence: 7)])
+          + Credit.encodedFrame(total: ByteCount(1 << 20), session: shortID)
+          + control([.ready(epoch: Given.epoch)])),
     ]
   }()
 
