@@ -36,9 +36,7 @@ public struct DestinationCheck: Sendable {
       switch last {
       case .refused, .wire: isFinal = true
       case .connection(let failure):
-        if case .tls(let problem) = failure.kind, problem.isFinal { isFinal = true } else {
-          isFinal = false
-        }
+        isFinal = if case .tls(let problem) = failure.kind { problem.isFinal } else { false }
       }
       if isFinal || MonotonicClock.now() >= deadline {
         return findings + [HostFinding("source", .missing, last.description)]

@@ -14,6 +14,8 @@ public struct ProgressSample: Hashable, Sendable, Codable {
   public var byteCount: UInt64
   /// Page payload per second, lately.
   public var bytesPerSecond: UInt64
+  /// Until the last page, as it goes now; nil while that cannot be told.
+  public var nanosecondsLeft: UInt64?
   /// Faults so far; nil on the source.
   public var faultCount: UInt64?
   /// Half of the faults took at most this.
@@ -24,9 +26,11 @@ public struct ProgressSample: Hashable, Sendable, Codable {
   /// A sample with all its parts.
   public init(
     vm: String, phase: String, elapsedNanoseconds: UInt64, donePageCount: UInt64,
-    totalPageCount: UInt64, byteCount: UInt64, bytesPerSecond: UInt64, faultCount: UInt64? = nil,
-    p50Nanoseconds: UInt64? = nil, p99Nanoseconds: UInt64? = nil
+    totalPageCount: UInt64, byteCount: UInt64, bytesPerSecond: UInt64,
+    nanosecondsLeft: UInt64? = nil, faultCount: UInt64? = nil, p50Nanoseconds: UInt64? = nil,
+    p99Nanoseconds: UInt64? = nil
   ) {
+    self.nanosecondsLeft = nanosecondsLeft
     self.vm = vm
     self.phase = phase
     self.elapsedNanoseconds = elapsedNanoseconds
@@ -54,6 +58,9 @@ public enum ProgressLine {
     ]
     if let faults = Self.faults(sample) { parts.append((faults, 2)) }
     parts.append((Amounts.duration(nanoseconds: sample.elapsedNanoseconds), 1))
+    if let left = sample.nanosecondsLeft, left > 0 {
+      parts.append(("\(Amounts.duration(nanoseconds: left)) left", 2))
+    }
     for leaving in 0...4 {
       let kept = parts.filter { $0.leaves >= leaving }.map(\.text)
       let line = "VM \(sample.vm): " + ([head] + kept).joined(separator: " · ")

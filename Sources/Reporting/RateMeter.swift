@@ -1,4 +1,4 @@
-/// Turns a growing count of bytes into a rate over the last moments.
+/// Turns a growing count, of bytes mostly, into a rate over the last moments.
 public struct RateMeter: Sendable {
   /// How much a new measurement counts against those before: a line that can be read, and follows
   /// a change within a second at four samples a second.

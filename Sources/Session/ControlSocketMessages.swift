@@ -136,6 +136,8 @@ public struct SessionStatus: Codable, Hashable, Sendable {
   public var settledPageCount: UInt64
   /// Nanoseconds since this process took the session up.
   public var elapsedNanoseconds: UInt64
+  /// Nanoseconds until the last page, as it goes now; nil while that cannot be told.
+  public var nanosecondsLeft: UInt64?
   /// At the source: how many bytes are sent in a second at most, beside what the VM waits for; nil
   /// for no limit.
   public var bytesPerSecondLimit: UInt64?

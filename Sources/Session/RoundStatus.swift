@@ -31,6 +31,14 @@ public struct RoundStatus: Codable, Hashable, Sendable {
     self.tracking = tracking
   }
 
+  /// Until nothing would be left, should it go on so; nil where the VM writes as fast as is sent.
+  public var nanosecondsLeft: UInt64? {
+    guard let sent = sentBytesPerSecond, sent > dirtyBytesPerSecond ?? 0 else { return nil }
+    let gain = Double(sent - (dirtyBytesPerSecond ?? 0))
+    let nanoseconds = Double(remainingByteCount) / gain * 1e9
+    return UInt64(exactly: nanoseconds.rounded())
+  }
+
   /// The same for a person, as a part of a line.
   public var text: String {
     func mebibytes(_ count: UInt64) -> String { "\((count + (1 << 19)) >> 20) MiB" }
@@ -40,6 +48,7 @@ public struct RoundStatus: Codable, Hashable, Sendable {
     if let predictedDowntimeNanoseconds {
       text += ", \(predictedDowntimeNanoseconds / 1_000_000) ms of downtime foretold"
     }
+    if let nanosecondsLeft { text += ", about \(nanosecondsLeft / 1_000_000_000) s to go" }
     if throttlePercent > 0 { text += ", the guest slowed down by \(throttlePercent) %" }
     return text
   }

@@ -75,7 +75,9 @@ public struct SessionOverview: Hashable, Sendable {
     let now = status.map { status in
       let pages =
         status.totalPageCount > 0
-        ? ", \(status.settledPageCount) of \(status.totalPageCount) pages" : ""
+        ? ", \(status.settledPageCount) of \(status.totalPageCount) pages"
+          + (status.nanosecondsLeft.map { ", about \($0 / 1_000_000_000) s left" } ?? "")
+        : ""
       return "a process has it: \(status.state)\(pages)\(status.isLinked ? "" : ", no link")"
         + (status.round.map { "; \($0.text)" } ?? "")
     }

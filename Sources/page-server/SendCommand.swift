@@ -219,6 +219,7 @@ struct SendCommand: ParsableCommand {
     let observer = { (note: SourceNote) in
       reporter.note(note)
       Self.keep(desk, at: note)
+      if case .progress = note { desk.update { $0.nanosecondsLeft = reporter.nanosecondsLeft } }
     }
     do {
       reporter.trace = try common.migrationTrace(

@@ -16,6 +16,9 @@ final class SendReporter {
   var trace = MigrationTrace(nil)
   private let startedAt = WallClock.timestamp()
   private var rate = RateMeter()
+  private var timeLeft = TimeLeft()
+  /// Until the last page, as it went lately; nil while that cannot be told.
+  private(set) var nanosecondsLeft: UInt64?
   /// Rounds that end before are told with -v alone.
   private var nextRoundTold = Instant(nanoseconds: 0)
   private var rounds: RoundsTally?
@@ -105,11 +108,15 @@ final class SendReporter {
     guard let counts = progress.counts else { return }
     let done = min(counts.settledPageCount, progress.totalPageCount)
     let bytes = counts.urgentByteCount + counts.bulkByteCount
+    nanosecondsLeft = timeLeft.nanoseconds(
+      donePageCount: done, totalPageCount: progress.totalPageCount,
+      elapsedNanoseconds: progress.elapsedNanoseconds)
     let sample = ProgressSample(
       vm: vmName, phase: "\(progress.state)", elapsedNanoseconds: progress.elapsedNanoseconds,
       donePageCount: done, totalPageCount: progress.totalPageCount, byteCount: bytes,
       bytesPerSecond: rate.bytesPerSecond(
-        byteCount: bytes, elapsedNanoseconds: progress.elapsedNanoseconds))
+        byteCount: bytes, elapsedNanoseconds: progress.elapsedNanoseconds),
+      nanosecondsLeft: nanosecondsLeft)
     console.show(sample, now: MonotonicClock.now())
     trace.progress(sample)
   }

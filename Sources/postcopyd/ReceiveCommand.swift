@@ -142,6 +142,7 @@ struct ReceiveCommand: ParsableCommand {
     let observer = { (note: DestinationNote) in
       reporter.note(note)
       Self.keep(desk, at: note)
+      if case .progress = note { desk.update { $0.nanosecondsLeft = reporter.nanosecondsLeft } }
     }
     do {
       reporter.trace = try common.migrationTrace(

@@ -15,6 +15,9 @@ final class ReceiveReporter {
   var trace = MigrationTrace(nil)
   private let startedAt = WallClock.timestamp()
   private var rate = RateMeter()
+  private var timeLeft = TimeLeft()
+  /// Until the last page, as it went lately; nil while that cannot be told.
+  private(set) var nanosecondsLeft: UInt64?
 
   init(vmName: String, console: Console) {
     self.vmName = vmName
@@ -58,13 +61,16 @@ final class ReceiveReporter {
   private func show(_ progress: DestinationProgressReport) {
     guard let statistics = progress.statistics, progress.totalPageCount > 0 else { return }
     let latency = statistics.demandLatency
+    nanosecondsLeft = timeLeft.nanoseconds(
+      donePageCount: statistics.settledPageCount, totalPageCount: progress.totalPageCount,
+      elapsedNanoseconds: progress.elapsedNanoseconds)
     let sample = ProgressSample(
       vm: vmName, phase: "\(progress.state)", elapsedNanoseconds: progress.elapsedNanoseconds,
       donePageCount: statistics.settledPageCount, totalPageCount: progress.totalPageCount,
       byteCount: statistics.installedByteCount,
       bytesPerSecond: rate.bytesPerSecond(
         byteCount: statistics.installedByteCount,
-        elapsedNanoseconds: progress.elapsedNanoseconds),
+        elapsedNanoseconds: progress.elapsedNanoseconds), nanosecondsLeft: nanosecondsLeft,
       faultCount: statistics.faultCount, p50Nanoseconds: latency.nanoseconds(atQuantile: 0.5),
       p99Nanoseconds: latency.nanoseconds(atQuantile: 0.99))
     console.show(sample, now: MonotonicClock.now())

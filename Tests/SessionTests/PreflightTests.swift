@@ -92,3 +92,21 @@ struct PreflightTests {
     #expect(refusals() == 1)
   }
 }
+
+@Suite("How the rounds go")
+struct RoundStatusTests {
+  @Test("the time that is left is what is gained on the guest")
+  func left() {
+    func left(_ sent: UInt64?, _ dirty: UInt64?) -> UInt64? {
+      RoundStatus(
+        number: 2, remainingByteCount: 300, sentBytesPerSecond: sent, dirtyBytesPerSecond: dirty,
+        predictedDowntimeNanoseconds: nil, throttlePercent: 0, tracking: "vmm"
+      ).nanosecondsLeft
+    }
+    #expect(left(100, nil) == 3_000_000_000)
+    #expect(left(100, 40) == 5_000_000_000)
+    #expect(left(100, 100) == nil)
+    #expect(left(100, 500) == nil)
+    #expect(left(nil, 10) == nil)
+  }
+}
