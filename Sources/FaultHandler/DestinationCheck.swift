@@ -18,29 +18,22 @@ public struct DestinationCheck: Sendable {
   public func run(
     cancel: WakeEvent, tell: (String) -> Void
   ) -> [HostFinding]? {
-    var findings = hostFindings()
+    let own = hostFindings()
     let deadline = MonotonicClock.now().advanced(byNanoseconds: configuration.connectNanoseconds)
     var told = false
     while true {
       var last: HandshakeError?
       for endpoint in configuration.sources {
         do throws(HandshakeError) {
-          findings += try ask(endpoint, deadline, findings, cancel)
-          return findings
-        } catch .connection(let failure) where failure.kind == .cancelled {
-          return nil
-        } catch { last = error }
+          return own + (try ask(endpoint, deadline, own, cancel))
+        } catch {
+          if case .connection(let failure) = error, failure.kind == .cancelled { return nil }
+          if Self.isFinal(error) { return own + [Self.notReached(error)] }
+          last = error
+        }
       }
-      guard let last else { return findings }
-      let isFinal: Bool
-      switch last {
-      case .refused, .wire: isFinal = true
-      case .connection(let failure):
-        isFinal = if case .tls(let problem) = failure.kind { problem.isFinal } else { false }
-      }
-      if isFinal || MonotonicClock.now() >= deadline {
-        return findings + [HostFinding("source", .missing, last.description)]
-      }
+      guard let last else { return own }
+      if MonotonicClock.now() >= deadline { return own + [Self.notReached(last)] }
       if !told { tell("the source does not answer yet (\(last)); trying on") }
       told = true
       let rest = MonotonicClock.now().advanced(byNanoseconds: Self.restNanoseconds)
@@ -50,21 +43,53 @@ public struct DestinationCheck: Sendable {
 
   private static let restNanoseconds: UInt64 = 100_000_000
 
+  private static func notReached(_ error: HandshakeError) -> HostFinding {
+    HostFinding("source", .missing, error.description)
+  }
+
+  /// Whether it is of no use to ask again. One that is busy may be so with an attempt of ours that
+  /// was lost.
+  private static func isFinal(_ error: HandshakeError) -> Bool {
+    switch error {
+    case .refused(let refusal): return refusal.code != .busy
+    case .wire: return true
+    case .connection(let failure):
+      if case .tls(let problem) = failure.kind { return problem.isFinal }
+      return false
+    }
+  }
+
   private func hostFindings() -> [HostFinding] {
+    let isHeld = VMLock.isHeld(
+      vm: configuration.vmName, side: .destination, in: configuration.directory)
+    let isFree = DescriptorListener.isFree(configuration.attachPath)
+    return [
+      isHeld
+        ? HostFinding("lock", .missing, "another process has a session of this VM")
+        : HostFinding("lock", .good, "no other session receives this VM"),
+      journalFinding(),
+      isFree
+        ? HostFinding("attach socket", .good, "\(configuration.attachPath) is free")
+        : HostFinding(
+          "attach socket", .missing,
+          "\(configuration.attachPath) cannot be made: something is there, or its directory is "
+            + "not; name another"),
+    ]
+  }
+
+  /// Whether an earlier session stands against one in a VMM that is still to come.
+  private func journalFinding() -> HostFinding {
     let name = configuration.vmName
-    let lock: HostFinding
-    do throws(StateError) {
-      try configuration.directory.prepare(vm: name)
-      _ = try VMLock.take(vm: name, side: .destination, in: configuration.directory)
-      lock = HostFinding("lock", .good, "no other session receives this VM")
-    } catch { lock = HostFinding("lock", .missing, "\(error)") }
-    let isTaken = (try? FileStatus.of(path: configuration.attachPath)) != nil
-    let attach =
-      isTaken
-      ? HostFinding(
-        "attach socket", .missing, "\(configuration.attachPath) exists: remove it, or name another")
-      : HostFinding("attach socket", .good, "\(configuration.attachPath) is free")
-    return [lock, attach]
+    do {
+      let histories = try DestinationJournal.read(vm: name, in: configuration.directory)
+      let fresh = VMBinding(vmName: name, boot: try BootID.current(), vmm: nil, memory: nil)
+      let decision = ReceiveDecision.decide(
+        current: fresh, histories: histories, isAlive: { $0.vmm?.isAlive ?? false })
+      if let refusal = decision.refusal(vmName: name.text) {
+        return HostFinding("journal", .missing, refusal.reason)
+      }
+      return HostFinding("journal", .good, "nothing in it stands against a new session")
+    } catch { return HostFinding("journal", .missing, "\(error)") }
   }
 
   /// One attempt at one address; what it adds to the findings so far.
@@ -93,18 +118,31 @@ public struct DestinationCheck: Sendable {
     let more =
       imageFindings(layout, welcome) + Self.linkFindings(measured, layout.totalByteCount)
     let refusals = Preflight.refusals(of: findings + more)
-    try check.end(
+    let there = try check.end(
       refusals.first.map { Refusal($0.code, refusals.map(\.reason).joined(separator: "; ")) })
-    return more
+    return more + [
+      there.map { HostFinding("source", .missing, $0.reason) }
+        ?? HostFinding("source", .good, "it finds nothing against it")
+    ]
   }
 
   private static let attemptNanoseconds: UInt64 = 2_000_000_000
 
   private func imageFindings(_ layout: ImageLayout, _ welcome: Welcome) -> [HostFinding] {
-    // Whether the VMM's memory will be shared is not known; that it may be is what asks for more.
-    Preflight.destinationFindings(
+    // What the VMM brings is not known yet: its memory may be shared, which asks for more, or not;
+    // and where we may have no userfaultfd it may have one.
+    let hangOnVMM: Set<String> = ["userfaultfd", "huge shared memory"]
+    return Preflight.destinationFindings(
       image: layout, memory: .sharedMemory, host: .probe(), vmmGroupAvailable: nil,
-      stagesSeeds: welcome.mode.hasSeedRounds)
+      stagesSeeds: welcome.mode.hasSeedRounds, hasVMM: false,
+      headroomByteCount: configuration.headroomByteCount
+    ).map { finding in
+      guard finding.verdict == .missing, hangOnVMM.contains(finding.subject) else { return finding }
+      var finding = finding
+      finding.verdict = .limited
+      finding.text += "; it hangs on the VMM whether that matters"
+      return finding
+    }
       + Preflight.roomFindings(configuration.directory, pageCount: layout.totalPageCount)
       + [
         Preflight.processorFinding(

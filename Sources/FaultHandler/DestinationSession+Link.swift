@@ -1,3 +1,4 @@
+internal import Codec
 internal import Migration
 internal import Pages
 internal import Session
@@ -130,6 +131,16 @@ extension DestinationSession {
     if finding.verdict == .limited { observer(.warning("processor: \(finding.text)")) }
   }
 
+  /// The source is to know why nothing comes of a link.
+  private static func tell(_ refusal: Refusal, on links: SourceLinks) {
+    let limit = MonotonicClock.now().advanced(byNanoseconds: tellNanoseconds)
+    let frame = refusal.encodedFrame(session: links.welcome.session.shortID)
+    try? links.urgent.send(frame.rawBytes, until: limit)
+  }
+
+  /// A fresh socket has room for a refusal.
+  private static let tellNanoseconds: UInt64 = 100_000_000
+
   /// All connections are welcomed: the data plane begins, faults stay parked.
   private func linked(_ links: SourceLinks) {
     guard let vm else { invariantBroken("a link belongs to a VMM that has attached") }
@@ -148,6 +159,8 @@ extension DestinationSession {
         try plane.attachBulk(links.bulk, tellsResidency: false)
       } catch { throw Refusal(.unfit, "\(error)") }
     } catch {
+      // Once there is a data plane, the connection is its alone.
+      if plane == nil { Self.tell(error, on: links) }
       plane?.dropLink()
       isLinkUp = false
       links.shutdown()

@@ -143,7 +143,8 @@ extension DestinationSession {
       image: vm.layout,
       memory: vm.memory.memoryKinds.contains(.shared) ? .sharedMemory : .privateMemory, host: host,
       vmmGroupAvailable: Preflight.availableByteCount(
-        inGroupOf: vm.memory.process.identity.pid), stagesSeeds: stagesSeeds)
+        inGroupOf: vm.memory.process.identity.pid), stagesSeeds: stagesSeeds,
+      headroomByteCount: configuration.headroomByteCount)
     let refusals = Preflight.refusals(
       of: findings
         + Preflight.roomFindings(configuration.directory, pageCount: vm.layout.totalPageCount))

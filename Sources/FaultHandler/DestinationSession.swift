@@ -34,6 +34,8 @@ public struct DestinationConfiguration: Sendable {
   public var keeper: KeeperClient?
   /// Whether the VM may come from a host whose processors can do more than those here.
   public var mayLackFeatures = false
+  /// What is to stay free of this host's memory beside all that the VM may need.
+  public var headroomByteCount = Preflight.usualHeadroomByteCount
   /// Where the fault thread runs.
   public var faultPlacement: ThreadPlacement
   /// Where the bulk installers run.

@@ -137,7 +137,7 @@ public struct Admission: Sendable {
     case .bulk: try admitBulk(hello)
     case .check:
       throw Refusal(
-        .busy,
+        .session,
         "the source waits to move VM \"\(vmName)\"; to check only, start it with --check as well")
     }
     return welcome(isHandedOff: isHandedOff, regions: layout?.regions ?? [], of: hello)
@@ -149,7 +149,7 @@ public struct Admission: Sendable {
     try authenticate(hello)
     guard hello.role == .check else {
       throw Refusal(
-        .busy, "the source of VM \"\(vmName)\" only checks; start it again without --check")
+        .session, "the source of VM \"\(vmName)\" only checks; start it again without --check")
     }
     return welcome(isHandedOff: false, regions: image.regions, of: hello)
   }

@@ -20,6 +20,8 @@ public final class SourceCheck {
   private let configuration: SourceConfiguration
   private var admission: Admission?
   private var listener: Listener?
+  /// What was found to speak against it here.
+  private var refusal: Refusal?
 
   /// With the configuration of the session that is thought of.
   public init(_ configuration: SourceConfiguration) { self.configuration = configuration }
@@ -44,19 +46,13 @@ public final class SourceCheck {
         return "\(configuration.mode.name) is possible with this VMM"
       },
       finding("lock") { () throws(Refusal) in
-        _ = try SourcePreflight.takeLock(of: name, in: configuration.directory)
+        guard !VMLock.isHeld(vm: name, side: .source, in: configuration.directory) else {
+          throw Refusal(.busy, "another process has a session of this VM")
+        }
         return "no other session moves this VM"
       },
       finding("journal") { () throws(Refusal) in
-        let opened = try SourcePreflight.openJournal(of: name, in: configuration.directory)
-        if let backing {
-          let binding = try SourcePreflight.binding(name, backing, vmmProcess: pid)
-          _ = try SourcePreflight.decide(
-            name, binding, opened.histories,
-            try (backing as? ExportBacking).map { (backing) throws(Refusal) in
-              try ExportedSession.decide(backing, vmName: name, histories: opened.histories)
-            })
-        }
+        try judgeJournal(backing, vmmProcess: pid)
         return "nothing in it stands against a new session"
       },
       finding("address") { () throws(Refusal) in
@@ -70,8 +66,33 @@ public final class SourceCheck {
       findings += refusals.map { HostFinding("other processes", .missing, $0.reason) }
     }
     findings += Preflight.roomFindings(configuration.directory, pageCount: nil)
-    if let backing { admission = makeAdmission(SourceImage.of(backing)) }
+    if let backing {
+      admission = makeAdmission(
+        SourceImage.of(backing),
+        SourcePreflight.processorFeatures(of: configuration.memory, vmmProcess: pid))
+    }
+    let refusals = Preflight.refusals(of: findings)
+    refusal = refusals.first.map {
+      Refusal($0.code, refusals.map(\.reason).joined(separator: "; "))
+    }
     return findings
+  }
+
+  private func judgeJournal(
+    _ backing: (any MemoryBacking)?, vmmProcess: Int32?
+  ) throws(Refusal) {
+    let name = configuration.vmName
+    // Read and never opened: that would write, into the journal of whoever has the lock.
+    let histories: [SessionHistory<SourceRecord>]
+    do throws(JournalError) {
+      histories = try SourceJournal.read(vm: name, in: configuration.directory)
+    } catch { throw Refusal(.journal, "\(error)") }
+    guard let backing else { return }
+    let binding = try SourcePreflight.binding(name, backing, vmmProcess: vmmProcess)
+    let exported = try (backing as? ExportBacking).map { (backing) throws(Refusal) in
+      try ExportedSession.decide(backing, vmName: name, histories: histories)
+    }
+    _ = try SourcePreflight.decide(name, binding, histories, exported)
   }
 
   private func finding(
@@ -82,14 +103,14 @@ public final class SourceCheck {
     } catch { return HostFinding(subject, .missing, error.reason) }
   }
 
-  private func makeAdmission(_ image: SourceImage) -> Admission {
+  private func makeAdmission(_ image: SourceImage, _ processorFeatures: String) -> Admission {
     // Of no session: a destination that checks keeps nothing.
     var admission = Admission(
       vmName: configuration.vmName.text, session: SessionID(high: 0, low: 0),
       epoch: Epoch(rawValue: 0), mode: configuration.mode,
       bulkConnectionCount: configuration.bulkConnectionCount, image: image,
       token: configuration.token)
-    admission.processorFeatures = ProcessorFeatures.ofThisHost().text
+    admission.processorFeatures = processorFeatures
     return admission
   }
 
@@ -117,12 +138,16 @@ public final class SourceCheck {
       stranger: { _ = inputs.post(.stranger(peer: $0, $1), leaving: 32) })
     let worker = try SerialWorker(name: "check", capacity: 1)
     let cancel = try WakeEvent()
+    var checking: Connection?
+    let refusal = refusal
     defer {
       cancel.signal()
+      // One that is being sent to hears of nothing else.
+      checking?.shutdown()
       worker.stop()
       doorkeeper.stop()
     }
-    var isBusy = false
+    tell("waiting at \(listener.endpoint) for a destination that checks")
     while true {
       let ready = try Readiness.wait(
         for: [inputs.readiness.rawValue, signals.descriptor.rawValue], until: nil)
@@ -131,10 +156,12 @@ public final class SourceCheck {
         switch input {
         case .arrival(let arrival):
           do throws(Refusal) {
-            guard !isBusy else { throw Refusal(.busy, "another destination checks just now") }
+            guard checking == nil else {
+              throw Refusal(.busy, "another destination checks just now")
+            }
             let welcome = try admission.admitCheck(arrival.hello)
-            isBusy = true
-            _ = worker.run { Self.answer(arrival, welcome, cancel, inputs) }
+            checking = arrival.connection
+            _ = worker.run { Self.answer(arrival, welcome, refusal, cancel, inputs) }
           } catch {
             tell("\(arrival.connection.peer): refused: \(error.reason)")
             Doorkeeper.refuse(arrival.connection, error)
@@ -142,7 +169,7 @@ public final class SourceCheck {
         case .stranger(let peer, let error): tell("\(peer): \(error)")
         case .ended(let refusal): return refusal.map { .refused($0) } ?? .passed
         case .broken(let error):
-          isBusy = false
+          checking = nil
           tell("the destination left before it came to an end: \(error)")
         }
       }
@@ -150,7 +177,8 @@ public final class SourceCheck {
   }
 
   private static func answer(
-    _ arrival: Arrival, _ welcome: Welcome, _ cancel: WakeEvent, _ inputs: Mailbox<Input>
+    _ arrival: Arrival, _ welcome: Welcome, _ refusal: Refusal?, _ cancel: WakeEvent,
+    _ inputs: Mailbox<Input>
   ) {
     let connection = arrival.connection
     let input: Input
@@ -165,7 +193,7 @@ public final class SourceCheck {
       }
       let check = LinkCheck(
         connection, with: .destination, session: welcome.session, layout: layout, cancel: cancel)
-      input = .ended(try check.serve())
+      input = .ended(try check.serve(refusal))
     } catch { input = .broken(error) }
     connection.shutdown()
     // A mailbox that is full of strangers keeps room for it.

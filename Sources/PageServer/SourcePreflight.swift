@@ -139,6 +139,15 @@ struct SourcePreflight: ~Copyable {
     } catch { throw Refusal(.vmm, "\(error)") }
   }
 
+  /// What the VM may have seen of this host's processors: nothing is known of where one ran that
+  /// does not run here.
+  static func processorFeatures(of memory: MemorySource, vmmProcess: Int32?) -> String {
+    switch memory {
+    case .file, .process: vmmProcess == nil ? "" : ProcessorFeatures.ofThisHost().text
+    case .snapshot, .export: ""
+    }
+  }
+
   static func takeLock(
     of name: VMName, in directory: StateDirectory
   ) throws(Refusal) -> VMLock {

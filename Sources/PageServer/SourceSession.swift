@@ -252,7 +252,8 @@ public final class SourceSession {
       vmName: configuration.vmName.text, session: core.session, epoch: core.epoch,
       mode: core.mode, bulkConnectionCount: configuration.bulkConnectionCount,
       image: preflight.image, token: configuration.token)
-    admission.processorFeatures = ProcessorFeatures.ofThisHost().text
+    admission.processorFeatures = SourcePreflight.processorFeatures(
+      of: configuration.memory, vmmProcess: preflight.binding.vmm?.pid)
     do throws(SystemError) {
       inputs = try Mailbox(capacity: Self.inputCapacity)
       vmmWorker = try SerialWorker(name: "vmm", capacity: 8)

@@ -168,8 +168,9 @@ public final class Console: Sendable {
 
   /// Something that was looked at before a move; for programs alone (`--json`).
   public func tellFinding(subject: String, verdict: String, text: String, remedy: String?) {
+    // At any level: it is what was asked for.
     tell(
-      .finding(subject: subject, verdict: verdict, text: text, remedy: remedy), .notice,
+      .finding(subject: subject, verdict: verdict, text: text, remedy: remedy), .error,
       "\(subject): \(verdict): \(text)")
   }
 

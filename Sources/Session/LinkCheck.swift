@@ -13,9 +13,12 @@ public struct LinkMeasurement: Hashable, Sendable {
 }
 
 /// A connection on which two hosts only look whether a session could be. The destination asks, the
-/// source answers: *ping* by *pong*, a *credit* by as much *filler*. It ends with *ready* when
-/// nothing speaks against a move at the destination, else with *refuse*. One thread uses it.
+/// source answers: *ping* by *pong*, a *credit* by as much *filler*. Then the destination, and
+/// behind it the source, say *ready* when nothing speaks against a move there, else *refuse*. One
+/// thread uses it.
 public struct LinkCheck: Sendable {
+  /// Far above what a check takes: a destination that never ends is none.
+  private static let longestNanoseconds: UInt64 = 120_000_000_000
   /// A peer that says nothing for so long is gone.
   private static let silenceNanoseconds: UInt64 = 10_000_000_000
 
@@ -39,17 +42,27 @@ public struct LinkCheck: Sendable {
 
   // MARK: The source
 
-  /// Answers until the destination has come to an end: nil when nothing speaks against a move
-  /// there, else what does.
-  public func serve() throws(HandshakeError) -> Refusal? {
+  /// Answers until the destination has come to an end, and tells it what speaks against a move
+  /// here: nil when nothing speaks against one there, else what does.
+  public func serve(_ own: Refusal?) throws(HandshakeError) -> Refusal? {
     let filler = fillerFrame(
       byteCount: WireLimits.maximumControlPayloadByteCount, isLast: false)
     let last = fillerFrame(byteCount: 1, isLast: true)
+    let end = MonotonicClock.now().advanced(byNanoseconds: Self.longestNanoseconds)
     while true {
       let (header, payload) = try receive()
+      guard MonotonicClock.now() < end else {
+        throw .connection(
+          ConnectionError(.timedOut, "check", peer: connection.peer.description))
+      }
       switch header.type {
-      case .ready: return nil
-      case .refuse: return try Self.refusal(payload)
+      case .ready:
+        try say(own)
+        return nil
+      case .refuse:
+        let refusal = try Self.refusal(payload)
+        try say(own)
+        return refusal
       case .credit:
         let total = try Self.granted(payload)
         var sent: UInt64 = 0
@@ -98,13 +111,20 @@ public struct LinkCheck: Sendable {
       roundTripNanoseconds: roundTrip, bytesPerSecond: try rate(roundTripNanoseconds: roundTrip))
   }
 
-  /// Tells the source what it came to here, and ends.
-  public func end(_ refusal: Refusal?) throws(HandshakeError) {
-    if let refusal {
-      try send(refusal.encodedFrame(session: session))
-    } else {
-      try send(ControlMessage.ready(epoch: Epoch(rawValue: 0)).encodedFrame(session: session))
+  /// Tells the source what it came to here, and gives what it came to there.
+  public func end(_ own: Refusal?) throws(HandshakeError) -> Refusal? {
+    try say(own)
+    let (header, payload) = try receive()
+    switch header.type {
+    case .ready: return nil
+    case .refuse: return try Self.refusal(payload)
+    default: throw misplaced(header)
     }
+  }
+
+  private func say(_ refusal: Refusal?) throws(HandshakeError) {
+    let ready = ControlMessage.ready(epoch: Epoch(rawValue: 0)).encodedFrame(session: session)
+    try send(refusal?.encodedFrame(session: session) ?? ready)
   }
 
   private static let pingCount: UInt64 = 15
@@ -123,7 +143,13 @@ public struct LinkCheck: Sendable {
         let (header, payload) = try receive()
         guard header.type == .filler else { throw try refusedOrMisplaced(header, payload) }
         received += UInt64(payload.count)
-        if header.flags.contains(.last) { break }
+        let isLast = header.flags.contains(.last)
+        // At most one frame more than was asked for, and the last one.
+        let most = byteCount + 2 * UInt64(WireLimits.maximumControlPayloadByteCount)
+        guard received <= most, !isLast || received >= byteCount / 2 else {
+          throw .wire(.value(.filler, .credit, found: received))
+        }
+        if isLast { break }
       }
       let elapsed = MonotonicClock.now().nanoseconds(since: start)
       let transfer = elapsed - min(elapsed, roundTripNanoseconds)

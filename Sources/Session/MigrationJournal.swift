@@ -1,5 +1,6 @@
 public import Migration
 internal import Pages
+internal import System
 
 /// What a journal says about one session.
 public struct SessionHistory<Record: JournaledRecord>: Hashable, Sendable {
@@ -45,6 +46,17 @@ public struct MigrationJournal<Record: JournaledRecord>: ~Copyable {
       slot += history.records.count
     }
     return MigrationJournal(histories: histories, journal: journal)
+  }
+
+  /// What a VM's journal says, if it has one; nothing is written, and its lock need not be held.
+  public static func read(
+    vm name: VMName, in directory: StateDirectory
+  ) throws(JournalError) -> [SessionHistory<Record>] {
+    let path = directory.journalPath(ofVM: name, side: Record.side)
+    do throws(SystemError) {
+      _ = try FileStatus.of(path: path)
+    } catch { if error.errno == .noSuchEntry { return [] } }
+    return try read(path: path)
   }
 
   /// What the journal at `path` says, for people: its lock need not be held.

@@ -19,7 +19,7 @@ public enum Preflight {
   }
 
   /// Free beside all that is foreseen: a host without any slack drops caches, swaps, and kills.
-  static let headroomByteCount: UInt64 = 256 << 20
+  public static let usualHeadroomByteCount: UInt64 = 256 << 20
 
   /// What speaks against a move among all that was looked at.
   public static func refusals(of findings: [HostFinding]) -> [Refusal] {
@@ -33,10 +33,12 @@ public enum Preflight {
   /// What this host is as the destination of an image, item by item. `vmmGroupAvailable` is what
   /// the VMM's control group leaves (`availableByteCount(inGroupOf:)`): the kernel charges
   /// installed pages to it. `stagesSeeds`: pages come before they can be installed, and wait in
-  /// memory of our own, all of them at worst.
+  /// memory of our own, all of them at worst. `hasVMM`: the VMM is there, with its memory mapped.
+  /// `headroomByteCount` of memory stay free beside all of it.
   public static func destinationFindings(
     image: ImageLayout, memory: DestinationMemory, host: HostCapabilities,
-    vmmGroupAvailable: UInt64?, stagesSeeds: Bool
+    vmmGroupAvailable: UInt64?, stagesSeeds: Bool, hasVMM: Bool = true,
+    headroomByteCount: UInt64 = usualHeadroomByteCount
   ) -> [HostFinding] {
     var findings = [host.userfaultfdFinding, host.ioUringFinding]
     if memory == .sharedMemory { findings.append(host.sharedMemoryFinding) }
@@ -50,7 +52,8 @@ public enum Preflight {
     }
     return findings
       + memoryFindings(
-        image: image, host: host, vmmGroupAvailable: vmmGroupAvailable, stagesSeeds: stagesSeeds)
+        image: image, host: host, vmmGroupAvailable: vmmGroupAvailable, stagesSeeds: stagesSeeds,
+        hasVMM: hasVMM, headroomByteCount: headroomByteCount)
   }
 
   /// Whether a guest that has run there can run here.
@@ -63,7 +66,8 @@ public enum Preflight {
     }
     let missing = here.missing(from: there)
     guard !missing.isEmpty else {
-      return HostFinding(subject, .good, "all that the guest may have seen is here as well")
+      return HostFinding(
+        subject, .good, "all that the kernel names of what the guest may have seen is here as well")
     }
     let text = "this host's lacks what the guest may have seen: \(missing.joined(separator: ", "))"
     return mayLack
@@ -80,8 +84,8 @@ public enum Preflight {
   ) -> [HostFinding] {
     let runByteCount = (pageCount?.rawValue ?? 0) + journalByteCount
     return [
-      roomFinding("journal", at: directory.statePath, byteCount: journalByteCount),
-      roomFinding("session files", at: directory.runPath, byteCount: runByteCount),
+      roomFinding("room for journals", at: directory.statePath, byteCount: journalByteCount),
+      roomFinding("room for page states", at: directory.runPath, byteCount: runByteCount),
     ]
   }
 
@@ -139,8 +143,33 @@ public enum Preflight {
     return needed
   }
 
+  private static func hugePageFindings(
+    _ hugePages: UInt64, _ host: HostCapabilities, hasVMM: Bool
+  ) -> [HostFinding] {
+    guard hugePages > 0 else { return [] }
+    // A VMM that is there has mapped its huge pages already, and so reserved them: only a host that
+    // has fewer in all cannot hold the guest.
+    guard hugePages > (hasVMM ? host.hugePageCount : host.freeHugePageCount) else {
+      return [
+        HostFinding(
+          "2 MiB pages", .good,
+          "the guest needs \(hugePages), and \(host.freeHugePageCount) of \(host.hugePageCount) "
+            + "are free")
+      ]
+    }
+    let total = hasVMM ? hugePages : host.hugePageCount + hugePages - host.freeHugePageCount
+    return [
+      HostFinding(
+        "2 MiB pages", .missing,
+        "the guest needs \(hugePages) pages of 2 MiB and this host has \(host.hugePageCount), of "
+          + "which \(host.freeHugePageCount) are free",
+        remedy: "sudo sysctl vm.nr_hugepages=\(total)")
+    ]
+  }
+
   private static func memoryFindings(
-    image: ImageLayout, host: HostCapabilities, vmmGroupAvailable: UInt64?, stagesSeeds: Bool
+    image: ImageLayout, host: HostCapabilities, vmmGroupAvailable: UInt64?, stagesSeeds: Bool,
+    hasVMM: Bool, headroomByteCount: UInt64
   ) -> [HostFinding] {
     var smallBytes: UInt64 = 0
     var hugePages: UInt64 = 0
@@ -150,22 +179,7 @@ public enum Preflight {
       case .huge: hugePages += region.pageCount.rawValue
       }
     }
-    var findings: [HostFinding] = []
-    // A VMM that is there has mapped its huge pages already, and so reserved them: only a host that
-    // has fewer in all cannot hold the guest.
-    if hugePages > host.hugePageCount {
-      findings.append(
-        HostFinding(
-          "2 MiB pages", .missing,
-          "the guest needs \(hugePages) pages of 2 MiB and this host has \(host.hugePageCount)",
-          remedy: "sudo sysctl vm.nr_hugepages=\(hugePages)"))
-    } else if hugePages > 0 {
-      findings.append(
-        HostFinding(
-          "2 MiB pages", .good,
-          "the guest needs \(hugePages), and \(host.freeHugePageCount) of \(host.hugePageCount) "
-            + "are free"))
-    }
+    var findings = hugePageFindings(hugePages, host, hasVMM: hasVMM)
     let ownBytes =
       overheadByteCount + image.totalPageCount.rawValue
       + (stagesSeeds ? image.totalByteCount.rawValue : 0)
@@ -183,7 +197,8 @@ public enum Preflight {
             + (vmmGroupAvailable == available && available < host.availableByteCount
               ? "the VMM's control group leaves \(available >> 20) MiB: raise its memory limit"
               : "this host has \(host.availableByteCount >> 20) MiB available, of which "
-                + "\(headroomByteCount >> 20) are to stay free: free memory first")))
+                + "\(headroomByteCount >> 20) are to stay free (--memory-headroom): free memory "
+                + "first")))
     } else {
       findings.append(
         HostFinding(

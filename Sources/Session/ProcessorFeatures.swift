@@ -46,16 +46,18 @@ public struct ProcessorFeatures: Hashable, Sendable {
 
   /// Of x86's flags, those that say which instructions and registers there are. The others are the
   /// host kernel's own notes, of mitigations, power and what only a hypervisor sees, and differ
-  /// between kernels on the same processor (Linux, arch/x86/include/asm/cpufeatures.h).
+  /// between kernels on the same processor (Linux, arch/x86/include/asm/cpufeatures.h). Nor those
+  /// that KVM gives a guest whatever the host has (x2apic, tsc_deadline_timer, umip).
   private static let seenByGuests: Set<String> = Set(
     """
     fpu cx8 cmov mmx fxsr sse sse2 syscall nx pdpe1gb rdtscp lm pni pclmulqdq ssse3 fma cx16 pcid \
     sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand lahf_lm abm sse4a misalignsse \
     3dnowprefetch xop fma4 tbm fsgsbase bmi1 hle avx2 smep bmi2 erms invpcid rtm avx512f avx512dq \
     rdseed adx smap avx512ifma clflushopt clwb avx512pf avx512er avx512cd sha_ni avx512bw avx512vl \
-    xsaveopt xsavec xgetbv1 xsaves avx_vnni avx512_bf16 clzero avx512vbmi umip pku waitpkg \
+    xsaveopt xsavec xgetbv1 xsaves avx_vnni avx512_bf16 clzero avx512vbmi pku waitpkg \
     avx512_vbmi2 gfni vaes vpclmulqdq avx512_vnni avx512_bitalg avx512_vpopcntdq la57 rdpid \
     cldemote movdiri movdir64b fsrm avx512_4vnniw avx512_4fmaps avx512_vp2intersect serialize \
-    tsxldtrk amx_bf16 avx512_fp16 amx_tile amx_int8 x2apic tsc_deadline_timer mpx
+    tsxldtrk amx_bf16 avx512_fp16 amx_tile amx_int8 mpx clflush enqcmd wbnoinvd mwaitx rdpru \
+    user_shstk
     """.split(separator: " ").map(String.init))
 }

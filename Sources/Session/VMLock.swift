@@ -8,6 +8,13 @@ public struct VMLock: ~Copyable, Sendable {
 
   private init(_ lock: consuming FileLock) { self.lock = lock }
 
+  /// Whether a process has a session of that VM on that side, looked at without disturbing it.
+  public static func isHeld(
+    vm name: VMName, side: JournalSide, in directory: StateDirectory
+  ) -> Bool {
+    FileLock.isHeld(directory.lockPath(ofVM: name, side: side))
+  }
+
   /// Takes the VM's lock for this process, or says who has it. The kernel gives it back when the
   /// process ends, however it ends. The VM's directory must be prepared.
   public static func take(

@@ -43,19 +43,42 @@ public struct DescriptorListener: ~Copyable, Sendable {
     return descriptor
   }
 
+  /// Whether a listener would find the path free, as far as can be seen without making one: nothing
+  /// is there, or what a killed process left, in a directory that is there.
+  public static func isFree(_ path: String) -> Bool {
+    var status = stat()
+    // unsafe: path and status live during the call.
+    guard unsafe lstat(path, &status) != 0 else {
+      var address = sockaddr_un()
+      let length = unsafe clinux_unix_address(path, &address)
+      return length >= 0 && isStaleSocketFile(path, address, socklen_t(length))
+    }
+    let directory = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
+    return Errno.current == .noSuchEntry
+      && (try? FileStatus.of(path: directory.isEmpty ? "/" : directory))?.isDirectory == true
+  }
+
   /// Removes what a killed process left behind: a socket file that is nobody's any more. A live one
   /// stays, and so does anything that is no socket: bind then says that the address is in use.
   private static func removeStaleSocketFile(
     _ path: String, _ address: sockaddr_un, _ length: socklen_t
   ) {
+    if isStaleSocketFile(path, address, length) { _ = unsafe unlink(path) }
+  }
+
+  private static func isStaleSocketFile(
+    _ path: String, _ address: sockaddr_un, _ length: socklen_t
+  ) -> Bool {
     var status = stat()
     // unsafe: path and status live during the call.
-    guard unsafe lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else { return }
+    guard unsafe lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else {
+      return false
+    }
     // A datagram socket asks without disturbing: a stream socket that lives answers EPROTOTYPE, and
     // its owner, who takes the first connection for the VMM's, sees nothing.
     let number = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     // No answer means that nothing is removed; what is wrong, bind will meet too.
-    guard number >= 0 else { return }
+    guard number >= 0 else { return false }
     let probe = OwnedDescriptor(adopting: number)
     // unsafe: the address is a parameter of the length that it was made with.
     let result = unsafe withUnsafePointer(to: address) { pointer in
@@ -65,7 +88,7 @@ public struct DescriptorListener: ~Copyable, Sendable {
     }
     let errno = Errno.current
     _ = consume probe
-    if result != 0, errno.rawValue == ECONNREFUSED { _ = unsafe unlink(path) }
+    return result != 0 && errno.rawValue == ECONNREFUSED
   }
 
   /// Waits for a peer. nil when `stop` is signalled or the deadline passes first.

@@ -35,6 +35,19 @@ public struct FileLock: ~Copyable, Sendable {
     return false
   }
 
+  /// Whether somebody has the lock of the file at `path`, seen without touching it (/proc/locks of
+  /// proc(5)): whoever wants it meanwhile gets it.
+  public static func isHeld(_ path: String) -> Bool {
+    guard let inode = try? FileStatus.of(path: path).inode,
+      let locks = try? FileSystem.contents(ofSmallFile: "/proc/locks")
+    else { return false }
+    // Not by the device as well, which file systems on others tell in two ways.
+    return String(decoding: locks, as: UTF8.self).split(separator: "\n").contains { line in
+      let fields = line.split(separator: " ")
+      return fields.contains("FLOCK") && fields.contains { $0.hasSuffix(":\(inode)") }
+    }
+  }
+
   /// Takes the lock of the file at `path`, made when missing, without waiting for it. `holder` is
   /// one line such as "pid 42". The file is never removed: removing it would let two hold it.
   public static func take(_ path: String, holder: String) throws(SystemError) -> Outcome {

@@ -74,7 +74,7 @@ extension FrameType {
     case .hello: sender == .destination
     case .welcome: sender == .source
     case .frozen, .go, .completeAcknowledged, .abort: sender == .source && role == .urgent
-    case .ready: sender == .destination && role != .bulk
+    case .ready: role == .check || (sender == .destination && role == .urgent)
     case .discarded, .prepared, .ran, .complete, .aborted, .request:
       sender == .destination && role == .urgent
     case .ping, .pong: role != .bulk

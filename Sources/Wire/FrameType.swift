@@ -9,7 +9,8 @@ public enum FrameType: UInt8, CaseIterable, Hashable, Sendable {
   case refuse = 3
 
   // Hand-over, on the urgent connection. The order is the order of a migration.
-  /// Destination to source: attached, checked, every fault parked. The source may freeze its VM.
+  /// Destination to source: attached, checked, every fault parked. The source may freeze its VM. On
+  /// a connection that checks, either side: nothing speaks against a move there.
   case ready = 4
   /// Source to destination: the VM is stopped and its memory final; demands are answered.
   case frozen = 5

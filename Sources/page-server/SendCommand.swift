@@ -259,7 +259,7 @@ struct SendCommand: ParsableCommand {
       let check = SourceCheck(try configuration(console))
       let findings = check.findings()
       common.show(findings, console)
-      let end = try check.serve(signals: signals) { console.log(.warning, $0) }
+      let end = try check.serve(signals: signals) { console.log(.notice, $0) }
       switch end {
       case .passed?:
         common.show([HostFinding("destination", .good, "it finds nothing against it")], console)

@@ -46,6 +46,12 @@ struct ReceiveCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
+      "How much of this host's memory is to stay free beside all that the VM may need.",
+      valueName: "MiB"))
+  var memoryHeadroom: UInt64 = Preflight.usualHeadroomByteCount >> 20
+
+  @Option(
+    help: ArgumentHelp(
       "Where the source listens: ADDRESS:PORT or unix:PATH; several, separated by commas.",
       valueName: "addresses"))
   var from: String
@@ -90,6 +96,9 @@ struct ReceiveCommand: ParsableCommand {
     guard !attach.isEmpty, attach.utf8.count <= Endpoint.maximumPathByteCount else {
       throw ValidationError(
         "--attach must be a path of 1 to \(Endpoint.maximumPathByteCount) bytes")
+    }
+    guard memoryHeadroom <= 1 << 30 else {
+      throw ValidationError("--memory-headroom must be at most \(1 << 30) MiB")
     }
     try validatePause()
     _ = try common.vmName()
@@ -219,6 +228,7 @@ struct ReceiveCommand: ParsableCommand {
       token: try common.token(), directory: try common.directory())
     configuration.keeper = keeper
     configuration.mayLackFeatures = allowFewerFeatures
+    configuration.headroomByteCount = memoryHeadroom << 20
     configuration.connectNanoseconds = connectTimeout * 1_000_000_000
     configuration.heartbeatBudgetNanoseconds = common.heartbeatBudgetNanoseconds
     configuration.limits.giveUpNanoseconds = common.giveUpNanoseconds

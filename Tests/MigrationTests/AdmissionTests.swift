@@ -200,7 +200,7 @@ struct CheckAdmissionTests {
     #expect(Self.refusal(Self.hello { $0.token = stranger }, by: admission)?.code == .token)
     #expect(Self.refusal(Self.hello { $0.vmName = "db" }, by: admission)?.code == .vm)
     #expect(Self.refusal(Self.hello { $0.version = 9 }, by: admission)?.code == .version)
-    #expect(Self.refusal(AdmissionTests.hello(), by: admission)?.code == .busy)
-    #expect(AdmissionTests.refusal(Self.hello(), by: admission)?.code == .busy)
+    #expect(Self.refusal(AdmissionTests.hello(), by: admission)?.code == .session)
+    #expect(AdmissionTests.refusal(Self.hello(), by: admission)?.code == .session)
   }
 }

@@ -95,6 +95,8 @@ import Wire
       hostHasRoom: { hasRoom }, bulkProcessor: 0)
     try migration.beginServing()
     migration.plane.beginPush()
+    // The thread that pushes is there once something of it has come.
+    if isPushing { _ = try migration.bulk[0].receive() }
     for round in 0..<200 {
       try migration.urgent.request(round % 64, sequence: UInt32(round))
       #expect(try migration.urgent.receive().header.sequence == UInt32(round))

@@ -48,13 +48,13 @@ struct LinkCheckTests {
 
   /// Serves `pair.there` on a thread, and gives what `body` makes of `pair.here`.
   private func serving<Value>(
-    _ pair: Pair, _ body: (LinkCheck) throws -> Value
+    _ pair: Pair, _ own: Refusal? = nil, _ body: (LinkCheck) throws -> Value
   ) throws -> (Value, Result<Refusal?, HandshakeError>?) {
     let server = try pair.check(pair.there, with: .destination)
     let served = Served()
     let thread = try WorkerThread(name: "check") {
       do throws(HandshakeError) {
-        let refusal = try server.serve()
+        let refusal = try server.serve(own)
         served.result.withLock { $0 = .success(refusal) }
       } catch {
         served.result.withLock { $0 = .failure(error) }
@@ -66,14 +66,18 @@ struct LinkCheckTests {
     return (value, served.result.withLock { $0 })
   }
 
-  @Test(arguments: [nil, Refusal(.unfit, "no memory")] as [Refusal?])
-  func aLinkIsMeasuredAndTheSourceHearsTheVerdict(refusal: Refusal?) throws {
+  @Test(
+    arguments: [nil, Refusal(.unfit, "no memory")] as [Refusal?],
+    [nil, Refusal(.vmm, "no VMM")] as [Refusal?])
+  func aLinkIsMeasuredAndEachSideHearsTheOthersVerdict(
+    refusal: Refusal?, there: Refusal?
+  ) throws {
     let pair = try Pair()
-    let (measured, served) = try serving(pair) { check in
+    let ((measured, heard), served) = try serving(pair, there) { check in
       let measured = try check.measure()
-      try check.end(refusal)
-      return measured
+      return (measured, try check.end(refusal))
     }
+    #expect(heard == there)
     #expect(measured.roundTripNanoseconds > 0)
     #expect(measured.bytesPerSecond > 0)
     #expect(try served?.get() == refusal)
@@ -115,6 +119,44 @@ struct LinkCheckTests {
     let refusal = Refusal(.busy, "not now")
     try pair.there.send(refusal.encodedFrame(session: Self.session.shortID).rawBytes)
     #expect(throws: HandshakeError.refused(refusal)) { _ = try check.measure() }
+  }
+
+  /// Answers pings, and a credit with frames of `byteCounts`, of which the last one is flagged.
+  private func answering(_ byteCounts: [Int]) throws -> Result<LinkMeasurement, HandshakeError> {
+    let pair = try Pair()
+    let check = try pair.check(pair.here, with: .source)
+    let there = pair.there
+    let session = Self.session.shortID
+    let thread = try WorkerThread(name: "liar") {
+      var frames: [UInt8] = []
+      for sequence in 0..<15 as Range<UInt64> {
+        frames += ControlMessage.pong(sequence: sequence).encodedFrame(session: session)
+      }
+      for (index, count) in byteCounts.enumerated() {
+        let payload = [UInt8](repeating: 1, count: count)
+        FrameHeader.payload(
+          .filler, isLast: index == byteCounts.count - 1, session: session, payload.rawBytes
+        ).appendEncoded(to: &frames)
+        frames += payload
+      }
+      // It may have given us up by then.
+      try? there.send(frames.rawBytes)
+    }
+    let result: Result<LinkMeasurement, HandshakeError>
+    do throws(HandshakeError) { result = .success(try check.measure()) } catch {
+      result = .failure(error)
+    }
+    pair.here.shutdown()
+    thread.join()
+    return result
+  }
+
+  @Test func aSourceThatSendsTooLittleOrTooMuchIsAnError() throws {
+    #expect(try answering([1]) == .failure(.wire(.value(.filler, .credit, found: 1))))
+    let full = [Int](repeating: 65_536, count: 19)
+    #expect(
+      try answering(full)
+        == .failure(.wire(.value(.filler, .credit, found: 19 * 65_536))))
   }
 
   @Test func itCanBeEndedFromOutside() throws {

@@ -85,7 +85,7 @@ struct PreflightTests {
     }
     let needed =
       1 << 30 + Preflight.overheadByteCount + image.totalPageCount.rawValue
-      + Preflight.headroomByteCount
+      + Preflight.usualHeadroomByteCount
     host.availableByteCount = needed
     #expect(refusals() == 0)
     host.availableByteCount = needed - 1

@@ -112,7 +112,7 @@ import Wire
       .seedPages, .seedZeros, .seedRound, .discardMap,
     ]
     let fromDestinationInBulk: Set<FrameType> = [.refuse, .credit, .residentMap, .seedRoundApplied]
-    let fromSourceInCheck: Set<FrameType> = [.refuse, .ping, .pong, .filler]
+    let fromSourceInCheck: Set<FrameType> = [.refuse, .ping, .pong, .ready, .filler]
     let fromDestinationInCheck: Set<FrameType> = [.refuse, .ping, .pong, .ready, .credit]
     let table: [(Peer, ConnectionRole, Set<FrameType>)] = [
       (.source, .urgent, fromSource), (.destination, .urgent, fromDestination),

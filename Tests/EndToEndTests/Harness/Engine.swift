@@ -100,9 +100,11 @@ package final class Engine {
     program.lines.compactMap { Self.event($0) }.count { $0.event == name }
   }
 
-  /// What it has found of something, with `--check`: "ok", "limited" or "missing".
+  /// What it has found of something, with `--check`: "ok", "limited" or "missing"; nil when it told
+  /// nothing of it, or more than one thing.
   package func verdict(of subject: String) -> String? {
-    program.lines.compactMap { Self.event($0) }.last { $0.subject == subject }?.verdict
+    let found = program.lines.compactMap { Self.event($0) }.filter { $0.subject == subject }
+    return found.count == 1 ? found[0].verdict : nil
   }
 
   /// Everything that it has said so far, its texts alone.
