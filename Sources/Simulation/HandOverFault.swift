@@ -11,7 +11,8 @@ public enum HandOverMessage: String, CaseIterable, Hashable, Sendable {
     switch packet {
     case .control(let message): self.init(message)
     case .deviceState: self = .deviceState
-    case .request, .pages, .runBegins, .poisoned, .zeroRun, .residentMap: return nil
+    case .request, .pages, .runBegins, .poisoned, .zeroRun, .residentMap, .pushFinished:
+      return nil
     }
   }
 

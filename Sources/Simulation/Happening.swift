@@ -125,20 +125,23 @@ enum Packet {
   case zeroRun(Range<Int>)
   /// Bulk: the device state, whole.
   case deviceState
+  /// Bulk: everything was pushed.
+  case pushFinished
   /// Bulk, destination to source: which pages from `start` on are here, zero, removed or poisoned.
   case residentMap(start: Int, isResident: [Bool])
 
   var isUrgent: Bool {
     switch self {
     case .control, .request: true
-    case .pages, .runBegins, .poisoned, .zeroRun, .deviceState, .residentMap: false
+    case .pages, .runBegins, .poisoned, .zeroRun, .deviceState, .residentMap, .pushFinished: false
     }
   }
 
   var isHeartbeat: Bool {
     switch self {
     case .control(.ping), .control(.pong): true
-    case .control, .request, .pages, .runBegins, .poisoned, .zeroRun, .deviceState, .residentMap:
+    case .control, .request, .pages, .runBegins, .poisoned, .zeroRun, .deviceState, .residentMap,
+      .pushFinished:
       false
     }
   }
@@ -146,7 +149,7 @@ enum Packet {
   /// Part of a stream that TCP keeps together: it cannot come twice or out of order.
   var isOrdered: Bool {
     switch self {
-    case .deviceState, .residentMap, .runBegins: true
+    case .deviceState, .residentMap, .runBegins, .pushFinished: true
     case .control, .request, .pages, .poisoned, .zeroRun: false
     }
   }

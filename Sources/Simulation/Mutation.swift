@@ -24,6 +24,23 @@ public enum Mutation: String, CaseIterable, Sendable {
   case seedTakenWhenSent
   /// What an earlier round has brought counts as taken in of a round that was lost.
   case seedToldByEarlierRound
+  /// What was sent in a lost round goes on to be what later deltas are made against, and compared
+  /// with: a page that still holds it is not sent, though the destination has an older one.
+  case deltaBaseOfLostRound
+  /// What a thread of a lost link had read and not sent is remembered as sent: it does the same.
+  case lateSeedRemembered
+  /// A page of a lost round that holds what was sent of it, by its digest, counts as unwritten,
+  /// whether the destination has taken that in or not.
+  case sameWithoutBase
+  /// What was sent of a page before it was zeros goes on to be compared with: a page that holds it
+  /// again is not sent, and stays zeros at the destination.
+  case deltaBaseBehindZeros
+  /// When some of the pages of a delta are not staged, because there was no memory for them, what
+  /// is staged of the others stays, though it is stale.
+  case staleSeedBesideDelta
+  /// A destination that could not keep a seed, of which the source knows nothing, does not ask for
+  /// it when everything was pushed.
+  case missingNotAskedFor
   /// A restarted destination has forgotten which pages the guest gave back.
   case removedRefetched
   /// What was received of a run when its link broke is installed as if it were whole.

@@ -5,6 +5,9 @@ internal import Pages
 public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
   // What is migrated, and how.
   case pages, vcpus, quick, shared, seeded, preCopy, fits, finalLoss, handOverLimit, giveUp
+  /// How many rounds of seeds; for how many pages the source keeps what it has sent of them, 0: all
+  /// are sent whole; whether what was written is found by comparison with digests.
+  case rounds, cache, compared
   /// Microseconds without trouble, and microseconds with it.
   case calm, trouble
   /// The heartbeat budget in simulated microseconds.
@@ -12,6 +15,8 @@ public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
 
   // Trouble that strikes that many times in a thousand.
   case drop, duplicate, reorder, crash, journal, vmm, removal, partialCopy, redelivery, relapse
+  /// There is no memory for a frame of seeds.
+  case stageFull
 
   // Trouble that strikes so often.
   case breaks, partitions, stalls, crashes, operators, selfResumes, memoryLosses, vmDeaths
@@ -30,12 +35,14 @@ public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
   var simplest: Int? {
     switch self {
     case .pages: 4
-    case .vcpus: 1
-    case .quick, .shared, .seeded, .preCopy, .fits, .finalLoss, .giveUp, .calm: 0
+    case .vcpus, .rounds: 1
+    case .quick, .shared, .seeded, .preCopy, .fits, .finalLoss, .giveUp, .calm, .cache,
+      .compared:
+      0
     case .handOverLimit, .trouble, .budget: nil
     case .drop, .duplicate, .reorder, .crash, .journal, .vmm, .removal, .partialCopy, .redelivery,
-      .relapse, .breaks, .partitions, .stalls, .crashes, .operators, .selfResumes, .memoryLosses,
-      .vmDeaths, .hostDeaths, .falseOaths:
+      .relapse, .stageFull, .breaks, .partitions, .stalls, .crashes, .operators, .selfResumes,
+      .memoryLosses, .vmDeaths, .hostDeaths, .falseOaths:
       0
     }
   }
@@ -45,12 +52,15 @@ public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
     switch self {
     case .pages: (4...64).contains(value)
     case .vcpus: (1...3).contains(value)
+    case .rounds: (1...5).contains(value)
+    case .cache: (0...64).contains(value)
     case .budget: (2000...1_000_000).contains(value)
-    case .quick, .shared, .seeded, .preCopy, .fits, .finalLoss, .handOverLimit, .giveUp:
+    case .quick, .shared, .seeded, .preCopy, .fits, .finalLoss, .handOverLimit, .giveUp,
+      .compared:
       (0...1).contains(value)
     case .calm, .trouble: (0...1_000_000).contains(value)
     case .drop, .duplicate, .reorder, .crash, .journal, .vmm, .removal, .partialCopy, .redelivery,
-      .relapse:
+      .relapse, .stageFull:
       (0...1000).contains(value)
     case .breaks, .partitions, .stalls, .crashes, .operators, .selfResumes, .memoryLosses,
       .vmDeaths, .hostDeaths, .falseOaths:

@@ -41,6 +41,7 @@ extension World {
         if case .fenced = $0 { true } else { false }
       },
       reconnectCount: reconnectCount, supersededCount: supersededCount,
-      silenceCount: silenceCount, stepCount: stepCount, digest: digest, trace: trace)
+      silenceCount: silenceCount, seedCounts: seedCounts, stepCount: stepCount, digest: digest,
+      trace: trace)
   }
 }

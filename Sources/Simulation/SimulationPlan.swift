@@ -120,6 +120,11 @@ struct SimulationPlan {
     var later = SeededRandom(seed: ~copy.next())
     self[.preCopy] = later.chance(perMille: 400) ? 1 : 0
     self[.fits] = later.chance(perMille: 700) ? 1 : 0
+    self[.rounds] = later.number(in: 2..<6)
+    self[.cache] =
+      later.chance(perMille: 200) ? 0 : min(self[.pages], later.number(in: 1..<129))
+    self[.compared] = later.chance(perMille: 300) ? 1 : 0
+    self[.stageFull] = later.chance(perMille: 500) ? later.number(in: 1..<301) : 0
     // Somebody who swears what is not so breaks P1, whatever we do: never by a seed alone.
     self[.falseOaths] = 0
   }

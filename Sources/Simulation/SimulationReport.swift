@@ -25,6 +25,29 @@ public enum Fate: String, CaseIterable, Hashable, Sendable {
   case unknown
 }
 
+/// What became of seeds that went otherwise than whole.
+public struct SeedCounts: Hashable, Sendable {
+  /// Pages of which only what had changed was sent.
+  public var deltaPageCount = 0
+  /// Pages that were not sent, since the destination had them as they were.
+  public var samePageCount = 0
+  /// Deltas that the destination has refused, with their link: their checksum was another one.
+  public var refusedDeltaCount = 0
+  /// Pages that the destination has asked for when everything had been pushed.
+  public var sweptPageCount = 0
+
+  /// None.
+  public init() {}
+
+  /// Adds what another run has counted.
+  public mutating func add(_ other: SeedCounts) {
+    deltaPageCount += other.deltaPageCount
+    samePageCount += other.samePageCount
+    refusedDeltaCount += other.refusedDeltaCount
+    sweptPageCount += other.sweptPageCount
+  }
+}
+
 /// What one seed did.
 public struct SimulationReport: Sendable {
   /// The seed.
@@ -45,6 +68,8 @@ public struct SimulationReport: Sendable {
   public let supersededCount: Int
   /// How often a side gave its link up because it heard nothing.
   public let silenceCount: Int
+  /// What became of seeds.
+  public let seedCounts: SeedCounts
   /// Happenings.
   public let stepCount: Int
   /// A digest (FNV-1a) over all happenings and effects: equal seeds give equal digests.

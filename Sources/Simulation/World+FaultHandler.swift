@@ -118,9 +118,26 @@ extension World {
       _ = ledger?.zeroArrived(range)
       isWhole = fillZeroWaiters(range)
       if !isWhole { staged.insert(.zeroRun(range), at: 0) }
+    case .pushFinished:
+      sweepMissing()
+      isWhole = true
     case .control, .request, .runBegins, .deviceState, .residentMap: return nil
     }
     return isWhole
+  }
+
+  /// All that was pushed is installed: what is missing all the same is asked for.
+  private mutating func sweepMissing() {
+    guard hosts[1].connection != nil, mutation != .missingNotAskedFor else { return }
+    var start = 0
+    while let run = ledger?.nextRun(of: .missing, in: start..<plan.pageCount) {
+      for page in run {
+        _ = ledger?.fault(at: page)
+        request(page)
+      }
+      seedCounts.sweptPageCount += run.count
+      start = run.upperBound
+    }
   }
 
   private mutating func fillZeroWaiters(_ range: Range<Int>) -> Bool {
@@ -202,7 +219,7 @@ extension World {
         for page in start..<start + versions.count { isHere[page] = true }
       case .zeroRun(let range): for page in range { isHere[page] = true }
       case .poisoned(let page): isHere[page] = true
-      case .control, .request, .runBegins, .deviceState, .residentMap: break
+      case .control, .request, .runBegins, .deviceState, .residentMap, .pushFinished: break
       }
     }
     if isHere.allSatisfy({ $0 }) { sayResident() }

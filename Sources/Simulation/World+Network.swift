@@ -86,12 +86,14 @@ extension World {
     case (.residentMap(let start, let isResident), .source): takeMap(start, isResident)
     case (.deviceState, .destination): feedDestination(.deviceStateReceived)
     case (.runBegins(let start, let versions), .destination): halfRun = (start, versions)
-    case (.pages, .destination), (.poisoned, .destination), (.zeroRun, .destination):
+    case (.pages, .destination), (.poisoned, .destination), (.zeroRun, .destination),
+      (.pushFinished, .destination):
       halfRun = nil
       staged.append(packet)
       scheduleInstall()
     case (.pages, .source), (.runBegins, .source), (.poisoned, .source), (.zeroRun, .source),
-      (.deviceState, .source), (.request, .destination), (.residentMap, .destination):
+      (.deviceState, .source), (.pushFinished, .source), (.request, .destination),
+      (.residentMap, .destination):
       violate("order", "a packet went the wrong way")
     }
   }

@@ -37,6 +37,7 @@ extension World {
   /// Everything that is not known to be there is pushed, from the first page on.
   mutating func restartPush() {
     pushQueue = (0..<plan.pageCount).filter { isPushable[$0] }
+    isPushFinished = false
     schedulePush()
   }
 
@@ -54,7 +55,7 @@ extension World {
     else { return }
     guard let first = pushQueue.first else {
       if mutation == .freeBeforeAcknowledgement { releaseMemory() }
-      return
+      return finishPush()
     }
     if isPushHeld(byRuleOn: hosts[0].connection) {
       violate("order", "pages are pushed before the destination has told what it has")
@@ -64,6 +65,14 @@ extension World {
     pushQueue.removeFirst(count)
     sendPages(first..<first + count, isUrgent: false)
     schedulePush()
+  }
+
+  /// Behind it the destination asks for what it lacks. Only a seed can be missing there that the
+  /// source takes for brought, so only a run with rounds is told.
+  private mutating func finishPush() {
+    guard plan.isSeeded, !isPushFinished else { return }
+    isPushFinished = true
+    send(.pushFinished, from: .source)
   }
 
   /// The ladder's order, as seen from the other side: a destination that came back tells first.

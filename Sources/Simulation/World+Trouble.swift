@@ -80,7 +80,7 @@ extension World {
       }
       dialled = nil
       ledger = nil
-      stage = [:]
+      stage = [UInt32?](repeating: nil, count: plan.pageCount)
       staged = []
       isInstallScheduled = false
       isHandlerScheduled = false

@@ -71,6 +71,8 @@ struct World {
   var isPushHeld = false
   var isPushScheduled = false
   var pushQueue: [Int] = []
+  /// The destination was told on this link that everything has been pushed.
+  var isPushFinished = false
   /// What the whole resident map of this link left to push.
   var isPushable: [Bool]
   /// What has come of a map that is not whole yet.
@@ -92,10 +94,11 @@ struct World {
   var hasSaidHere = false
   var hasSaidResident = false
   var seededVersions: [UInt32?]
-  /// What the rounds bring to a destination, by page, each as it came last.
-  var seeds: [Int: UInt32] = [:]
+  /// What the rounds bring to a destination, by page: 0 is zeros, nil is missing.
+  var seeds: [UInt32?]
   /// Seeds that the destination's process holds.
-  var stage: [Int: UInt32] = [:]
+  var stage: [UInt32?]
+  var seedCounts = SeedCounts()
   /// The first bytes of a run whose last have not come.
   var halfRun: (start: Int, versions: [UInt32])?
   /// A link was made again and the source was not told yet what is here.
@@ -142,14 +145,16 @@ struct World {
     isPushable = [Bool](repeating: true, count: pageCount)
     requestedOnLink = [Bool](repeating: false, count: pageCount)
     seededVersions = [UInt32?](repeating: nil, count: pageCount)
+    seeds = seededVersions
+    stage = seededVersions
     vcpus = [SimulatedVCPU](repeating: SimulatedVCPU(), count: plan.vcpuCount + 1)
-    if plan.isSeeded { seedMemory() }
   }
 
   /// The VMM's own accesses while it loads device state are made by one more vCPU.
   var loader: Int { plan.vcpuCount }
 
   mutating func run() {
+    if plan.isSeeded { seedMemory() }
     scheduleTrouble()
     startSource()
     startDestination()

@@ -9,8 +9,8 @@ struct LinkTests {
     var plan = PlanChanges()
     let troubles: [PlanKnob] = [
       .drop, .duplicate, .reorder, .crash, .journal, .vmm, .removal, .partialCopy, .redelivery,
-      .relapse, .breaks, .partitions, .stalls, .crashes, .operators, .selfResumes, .memoryLosses,
-      .vmDeaths, .hostDeaths,
+      .relapse, .stageFull, .breaks, .partitions, .stalls, .crashes, .operators, .selfResumes,
+      .memoryLosses, .vmDeaths, .hostDeaths,
     ]
     for knob in troubles { plan[knob] = 0 }
     plan[.quick] = 0

@@ -6,7 +6,8 @@ struct ShrinkingTests {
   @Test("what is left still breaks the same property, with less trouble, each time the same")
   func shrinks() throws {
     for mutation in [Mutation.goBeforeLog, .overwriteOnExisting, .halfMapApplied] {
-      let caught = try #require(Simulation.firstSeedThatCatches(mutation, within: 1500))
+      let caught = try #require(
+        Simulation.firstSeedThatCatches(mutation, within: SimulationTests.seedBudget))
       let shrunken = try #require(Simulation.shrink(seed: caught.seed, mutation: mutation))
       let again = Simulation.run(
         seed: caught.seed, mutation: mutation, changes: shrunken.changes)

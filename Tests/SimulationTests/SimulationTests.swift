@@ -76,7 +76,7 @@ struct SimulationTests {
   }
 
   /// Twice what each needs today; a mutation that takes more has become harder to see.
-  static let seedBudget: UInt64 = 1500
+  static let seedBudget: UInt64 = 3000
 
   @Test("every built-in mutation is caught", arguments: Mutation.allCases)
   func mutationIsCaught(mutation: Mutation) throws {
@@ -100,6 +100,9 @@ struct SimulationTests {
       (.existingNotWoken, ["P6"]), (.pendingFaultNotResent, ["P6"]),
       (.staleSeedAfterNewer, ["P3", "P4"]), (.seedTakenWhenSent, ["P3", "P4", "P6"]),
       (.seedToldByEarlierRound, ["P3", "P4", "P6"]),
+      (.deltaBaseOfLostRound, ["P3", "P4"]), (.lateSeedRemembered, ["P3", "P4"]),
+      (.sameWithoutBase, ["P3", "P4"]), (.deltaBaseBehindZeros, ["P3", "P4"]),
+      (.staleSeedBesideDelta, ["P3", "P4"]), (.missingNotAskedFor, ["P6"]),
       (.halfRunInstalled, ["P3", "P4"]),
       (.fencedWithoutRecord, ["P1"]), (.halfMapApplied, ["P6", "order"]),
       (.lossNeverNoticed, ["P7"]),
