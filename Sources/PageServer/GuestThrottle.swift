@@ -11,6 +11,8 @@ final class GuestThrottle: Sendable {
   /// Asked for again after so long: a VMM that is slow to answer is in time still.
   private static let renewalNanoseconds: UInt64 = 1_000_000_000
 
+  /// By what the guest is slowed down.
+  let means: ThrottleMeans
   private let throttle: any ProcessorThrottle
   private let state: Lock<State>
 
@@ -20,8 +22,9 @@ final class GuestThrottle: Sendable {
   }
 
   /// A guest that may lose so much of its time, in percent.
-  init(_ throttle: any ProcessorThrottle, maximumPercent: Int) {
-    self.throttle = throttle
+  init(_ chosen: ChosenThrottle, maximumPercent: Int) {
+    throttle = chosen.throttle
+    means = chosen.means
     state = Lock(State(rule: ThrottleRule(maximumPercent: maximumPercent)))
   }
 
@@ -46,7 +49,13 @@ final class GuestThrottle: Sendable {
     if isDue { ask() }
   }
 
-  /// The guest gets all of its time again. A VMM that does not answer does that by itself.
+  /// The VMM is about to be asked to pause: it must not be slow in that. Rounds that go on over a
+  /// new link ask again.
+  func pauseComes() {
+    if throttle.slowsVMM { release() }
+  }
+
+  /// The guest gets all of its time again. What does not answer does that by itself.
   func release() {
     guard percent > 0 else { return }
     try? throttle.throttle(percent: 0, forMilliseconds: Self.leaseMilliseconds)

@@ -17,6 +17,8 @@ public struct SeedRoundNote: Hashable, Sendable {
   public var predictedDowntimeNanoseconds: UInt64?
   /// How much of its processor time the guest loses from then on, in percent.
   public var throttlePercent = 0
+  /// By what it is taken; nil while nothing is.
+  public var throttleMeans: ThrottleMeans?
   /// Who tells what it writes.
   public var tracking = WriteTracking.vmm
 }
@@ -135,12 +137,17 @@ final class Seeder: Sendable {
       var note = judge(
         dirty, outcome, start: start, end: end, roundTrip: plane.roundTripNanoseconds)
       if case .goOn = note.verdict { throttle?.roundEnded(note.result) }
-      note.throttlePercent = throttle?.percent ?? 0
+      if let throttle, throttle.percent > 0 {
+        note.throttlePercent = throttle.percent
+        note.throttleMeans = throttle.means
+      }
       note.tracking = tracking()
       told(note)
       switch note.verdict {
       case .goOn: break
-      case .switchOver(let reason): return .decided(reason)
+      case .switchOver(let reason):
+        throttle?.pauseComes()
+        return .decided(reason)
       case .stay(let reason): return .staying(reason)
       }
     }

@@ -30,7 +30,7 @@ public final class SourceCheck {
   public func findings() -> [HostFinding] {
     let name = configuration.vmName
     var backing: (any MemoryBacking)?
-    var pid: Int32?
+    var vmm: VMMStatus?
     var findings = [
       finding("memory") { () throws(Refusal) in
         let opened = try SourcePreflight.open(configuration.memory, configuration.token)
@@ -38,8 +38,9 @@ public final class SourceCheck {
         return "\(opened.source) can be read"
       },
       finding("VMM") { () throws(Refusal) in
-        pid = try SourcePreflight.vmmProcess(configuration.frontEnd)
-        return pid.map { "it answers, as process \($0)" } ?? "none is needed"
+        let status = try SourcePreflight.vmmStatus(configuration.frontEnd)
+        vmm = status
+        return status.pid.map { "it answers, as process \($0)" } ?? "none is needed"
       },
       finding("mode") { () throws(Refusal) in
         try SourcePreflight.requireDirtyLog(configuration)
@@ -52,7 +53,7 @@ public final class SourceCheck {
         return "no other session moves this VM"
       },
       finding("journal") { () throws(Refusal) in
-        try judgeJournal(backing, vmmProcess: pid)
+        try judgeJournal(backing, vmmProcess: vmm?.pid)
         return "nothing in it stands against a new session"
       },
       finding("address") { () throws(Refusal) in
@@ -61,6 +62,12 @@ public final class SourceCheck {
         return "\(opened.endpoint) is free"
       },
     ]
+    if let vmm, configuration.throttleMeans != nil {
+      findings.append(
+        finding("throttle") { () throws(Refusal) in
+          try configuration.throttleFinding(vmm) ?? "none is wanted"
+        })
+    }
     if case .process = configuration.memory {
       let refusals = Preflight.sourceRefusals(readsOtherProcess: true, host: .probe())
       findings += refusals.map { HostFinding("other processes", .missing, $0.reason) }
@@ -69,7 +76,7 @@ public final class SourceCheck {
     if let backing {
       admission = makeAdmission(
         SourceImage.of(backing),
-        SourcePreflight.processorFeatures(of: configuration.memory, vmmProcess: pid))
+        SourcePreflight.processorFeatures(of: configuration.memory, vmmProcess: vmm?.pid))
     }
     let refusals = Preflight.refusals(of: findings)
     refusal = refusals.first.map {

@@ -19,6 +19,10 @@ struct SourcePreflight: ~Copyable {
   let exported: ExportedSession?
   /// Of the session that is taken up; none for a new one.
   let records: [SourceRecord]
+  /// What slows the guest down; nil when nothing is to.
+  let throttle: ChosenThrottle?
+  /// What came of a bound that a dead process of ours had left; nil when there was none.
+  let leftThrottle: LeftThrottleNote?
   private var lock: VMLock?
   private var journal: SourceJournal?
 
@@ -26,9 +30,11 @@ struct SourcePreflight: ~Copyable {
     let name = configuration.vmName
     try Self.requireDirtyLog(configuration)
     let backing = try Self.open(configuration.memory, configuration.token)
-    let binding = try Self.binding(
-      name, backing, vmmProcess: try Self.vmmProcess(configuration.frontEnd))
+    let vmm = try Self.vmmStatus(configuration.frontEnd)
+    let binding = try Self.binding(name, backing, vmmProcess: vmm.pid)
     let lock = try Self.takeLock(of: name, in: configuration.directory)
+    let leftThrottle = configuration.restoreLeftThrottle()
+    let throttle = try configuration.chooseThrottle(vmm, left: leftThrottle)
     var journal = try Self.openJournal(of: name, in: configuration.directory)
     let exported = try (backing as? ExportBacking).map { (backing) throws(Refusal) in
       try ExportedSession.decide(backing, vmName: name, histories: journal.histories)
@@ -45,6 +51,8 @@ struct SourcePreflight: ~Copyable {
     self.wasInterrupted = wasInterrupted
     self.exported = exported
     records = exported?.records ?? []
+    self.throttle = throttle
+    self.leftThrottle = leftThrottle
     self.lock = consume lock
     self.journal = consume journal
   }
@@ -53,6 +61,7 @@ struct SourcePreflight: ~Copyable {
   init(recovering configuration: SourceConfiguration) throws(Refusal) {
     let name = configuration.vmName
     let lock = try Self.takeLock(of: name, in: configuration.directory)
+    let leftThrottle = configuration.restoreLeftThrottle()
     let journal = try Self.openJournal(of: name, in: configuration.directory)
     guard let history = journal.histories.last else {
       throw Refusal(.session, "VM \"\(name.text)\" has no session to go on with")
@@ -60,7 +69,7 @@ struct SourcePreflight: ~Copyable {
     let backing = try Self.open(configuration.memory, configuration.token)
     // Its VMM may be gone: it was to be made unable to run.
     let isAlive = history.binding.vmm?.isAlive ?? true
-    let pid = isAlive ? try Self.vmmProcess(configuration.frontEnd) : nil
+    let pid = isAlive ? try Self.vmmStatus(configuration.frontEnd).pid : nil
     let found = try Self.binding(name, backing, vmmProcess: pid)
     guard found.compare(history.binding) != .different else {
       throw Refusal(
@@ -76,6 +85,9 @@ struct SourcePreflight: ~Copyable {
     wasInterrupted = false
     exported = nil
     records = history.records
+    // No rounds come any more.
+    throttle = nil
+    self.leftThrottle = leftThrottle
     self.lock = consume lock
     self.journal = consume journal
   }
@@ -101,10 +113,6 @@ struct SourcePreflight: ~Copyable {
         .unfit,
         "mode \(configuration.mode.name) is for a VM that runs, and this one does not: use --mode "
           + "post-copy or --mode quick")
-    }
-    if configuration.maximumThrottlePercent > 0, configuration.frontEnd.throttle == nil {
-      throw Refusal(
-        .unfit, "--throttle needs a VMM that can slow its guest down, and this one cannot")
     }
     guard configuration.tracking == .vmm,
       configuration.frontEnd.dirtyLog == nil
@@ -132,10 +140,10 @@ struct SourcePreflight: ~Copyable {
     return backing
   }
 
-  static func vmmProcess(_ frontEnd: any VMMFrontEnd) throws(Refusal) -> Int32? {
+  static func vmmStatus(_ frontEnd: any VMMFrontEnd) throws(Refusal) -> VMMStatus {
     do throws(VMMError) {
       frontEnd.prepare()
-      return try frontEnd.status().pid
+      return try frontEnd.status()
     } catch { throw Refusal(.vmm, "\(error)") }
   }
 

@@ -65,10 +65,8 @@ extension SourceSession {
         "dirty tracking by \(configuration.tracking.rawValue) cannot be had for this VM: use "
           + "--dirty-tracking auto, or --mode post-copy")
     }
-    let throttle = configuration.frontEnd.throttle.flatMap { throttle in
-      configuration.maximumThrottlePercent == 0
-        ? nil
-        : GuestThrottle(throttle, maximumPercent: configuration.maximumThrottlePercent)
+    let throttle = throttle.map {
+      GuestThrottle($0, maximumPercent: configuration.maximumThrottlePercent)
     }
     return Seeder(
       layout: layout, log: log, limits: configuration.switchLimits,

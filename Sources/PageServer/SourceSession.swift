@@ -37,6 +37,10 @@ public struct SourceConfiguration: Sendable {
   /// How much of its processor time the guest may lose so that rounds come to fit, in percent; 0
   /// for none.
   public var maximumThrottlePercent = 0
+  /// By what that is to be taken.
+  public var wantedThrottleMeans = ThrottleMeans.automatic
+  /// What keeps the bound of the VMM's control group; where `throttleMeans` is that.
+  public var throttleKeeper: ThrottleKeeperClient?
   /// How it is found out what the VM writes while rounds of seeds are sent.
   public var tracking = WriteTracking.automatic
   /// Memory for seeds as they were sent last, so that later ones are sent as what has changed
@@ -108,6 +112,8 @@ public enum SourceNote: Sendable {
   case stopRefused(Refusal)
   /// A signal came that ends nothing.
   case signalIgnored(SessionSignal)
+  /// A dead process had left the VM's control group with less processor time.
+  case leftThrottle(LeftThrottleNote)
   /// About four times a second.
   case progress(SourceProgress)
 }
@@ -175,6 +181,8 @@ public final class SourceSession {
   let binding: VMBinding
   let bandwidth: BandwidthLimit
   let sentSeeds: SentSeeds
+  /// What slows the guest down; nil when nothing is to.
+  let throttle: ChosenThrottle?
   let started = MonotonicClock.now()
   var journal: SourceJournal
   var core: SourceCore
@@ -240,11 +248,13 @@ public final class SourceSession {
     self.configuration = configuration
     self.observer = observer
     self.core = core
+    let leftThrottle = preflight.leftThrottle
     backing = preflight.backing
     binding = preflight.binding
     lock = preflight.takeLock()
     journal = preflight.takeJournal()
     listener = preflight.listener
+    throttle = preflight.throttle
     bandwidth = BandwidthLimit(bytesPerSecond: configuration.bulkBytesPerSecond)
     sentSeeds = SentSeeds(
       deltaCacheByteCount: configuration.packing == .none ? 0 : configuration.deltaCacheByteCount)
@@ -261,6 +271,7 @@ public final class SourceSession {
     } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
     }
+    if let leftThrottle { observer(.leftThrottle(leftThrottle)) }
   }
 
   /// Runs the session to its end. `signals` are the operator's.

@@ -64,6 +64,7 @@ extension MigrationReport {
     var text = "\(Amounts.count(rounds.count)), writes told by \(rounds.tracking)"
     if rounds.throttlePercent > 0 {
       text += ", the guest slowed down by \(rounds.throttlePercent) %"
+      if let means = rounds.throttleMeans { text += " (by \(means))" }
     }
     if let predicted = rounds.predictedDowntimeNanoseconds {
       text += "; what was left was to take \(Amounts.duration(nanoseconds: predicted))"

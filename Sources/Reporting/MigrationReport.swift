@@ -231,17 +231,21 @@ public struct RoundsTally: Hashable, Sendable, Codable {
   public var tracking: String
   /// How much of its processor time the guest lost in the end, in percent.
   public var throttlePercent: Int
+  /// By what: "vmm" or "cgroup"; nil when it lost nothing.
+  public var throttleMeans: String?
   /// How long the VM was to stand still for what the last round had left; nil when the link's rate
   /// was not known.
   public var predictedDowntimeNanoseconds: UInt64?
 
   /// A tally with all its parts.
   public init(
-    count: UInt64, tracking: String, throttlePercent: Int, predictedDowntimeNanoseconds: UInt64?
+    count: UInt64, tracking: String, throttlePercent: Int, throttleMeans: String?,
+    predictedDowntimeNanoseconds: UInt64?
   ) {
     self.count = count
     self.tracking = tracking
     self.throttlePercent = throttlePercent
+    self.throttleMeans = throttleMeans
     self.predictedDowntimeNanoseconds = predictedDowntimeNanoseconds
   }
 }

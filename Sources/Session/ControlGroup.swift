@@ -5,15 +5,33 @@ struct ControlGroup: Hashable, Sendable {
   let path: String
   let isVersion2: Bool
 
-  /// All groups of a process, nil for this one, up to the root: where a controller's files may be,
-  /// `controller` being its name in version 1.
-  static func all(ofPID pid: Int32?, controller: String, files: HostFiles) -> [ControlGroup] {
-    let process = pid.map(String.init) ?? "self"
-    guard let text = files.text("/proc/\(process)/cgroup") else { return [] }
-    var groups: [ControlGroup] = []
-    for line in text.split(separator: "\n") {
+  /// One line of /proc/PID/cgroup.
+  struct Membership: Hashable, Sendable {
+    /// The group as the kernel names it, "/a/b".
+    let name: String
+    /// Where its hierarchy may be mounted.
+    let bases: [String]
+    let isVersion2: Bool
+
+    /// It and all groups above, the root last, with an empty name. A name that leads out of our
+    /// namespace ("/../x") names nothing here.
+    var ancestors: [String] {
+      var names: [String] = []
+      var parts = name.split(separator: "/")
+      while !parts.isEmpty {
+        names.append("/" + parts.joined(separator: "/"))
+        parts.removeLast()
+      }
+      return names + [""]
+    }
+  }
+
+  /// The groups that such a file names: where a controller's files may be, `controller` being its
+  /// name in version 1.
+  static func memberships(in text: String, controller: String) -> [Membership] {
+    text.split(separator: "\n").compactMap { line in
       let fields = line.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
-      guard fields.count == 3 else { continue }
+      guard fields.count == 3 else { return nil }
       let isVersion2 = fields[0] == "0"
       let bases: [String]
       if isVersion2 {
@@ -22,25 +40,22 @@ struct ControlGroup: Hashable, Sendable {
         // Controllers that are mounted together have links with their own names, mostly.
         bases = Set([controller, String(fields[1])]).sorted().map { "/sys/fs/cgroup/\($0)" }
       } else {
-        continue
+        return nil
       }
-      for base in bases {
-        for path in ancestors(of: String(fields[2])) {
-          groups.append(ControlGroup(path: base + path, isVersion2: isVersion2))
+      return Membership(name: String(fields[2]), bases: bases, isVersion2: isVersion2)
+    }
+  }
+
+  /// All groups of a process, nil for this one, up to the root.
+  static func all(ofPID pid: Int32?, controller: String, files: HostFiles) -> [ControlGroup] {
+    let process = pid.map(String.init) ?? "self"
+    guard let text = files.text("/proc/\(process)/cgroup") else { return [] }
+    return memberships(in: text, controller: controller).flatMap { membership in
+      membership.bases.flatMap { base in
+        membership.ancestors.map {
+          ControlGroup(path: base + $0, isVersion2: membership.isVersion2)
         }
       }
     }
-    return groups
-  }
-
-  /// "/a/b", "/a" and "". A path that leads out of our namespace ("/../x") names nothing here.
-  private static func ancestors(of path: String) -> [String] {
-    var paths: [String] = []
-    var parts = path.split(separator: "/")
-    while !parts.isEmpty {
-      paths.append("/" + parts.joined(separator: "/"))
-      parts.removeLast()
-    }
-    return paths + [""]
   }
 }

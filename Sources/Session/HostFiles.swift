@@ -10,6 +10,18 @@ struct HostFiles: Sendable {
   /// A file without the white space around it; nil when it is not there.
   func text(_ path: String) -> String? { FileSystem.text(ofSmallFile: root + path) }
 
+  /// The names in a directory, sorted; none when it is not there.
+  func entryNames(_ path: String) -> [String] {
+    ((try? FileSystem.entryNames(ofDirectory: root + path)) ?? []).sorted()
+  }
+
+  /// The names of the directories in one.
+  func directoryNames(_ path: String) -> [String] {
+    entryNames(path).filter {
+      (try? FileStatus.of(path: "\(root)\(path)/\($0)"))?.isDirectory ?? false
+    }
+  }
+
   /// A file that holds one number; "max" counts as none.
   func number(_ path: String) -> UInt64? { text(path).flatMap { UInt64($0) } }
 

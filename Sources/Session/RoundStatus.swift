@@ -13,6 +13,8 @@ public struct RoundStatus: Codable, Hashable, Sendable {
   public var predictedDowntimeNanoseconds: UInt64?
   /// How much of its processor time the guest loses, in percent.
   public var throttlePercent: Int
+  /// By what: "vmm" or "cgroup"; nil while it loses nothing.
+  public var throttleMeans: String?
   /// Who tells what the VM writes: "vmm", "pagemap" or "content".
   public var tracking: String
 
@@ -20,7 +22,7 @@ public struct RoundStatus: Codable, Hashable, Sendable {
   public init(
     number: UInt64, remainingByteCount: UInt64, sentBytesPerSecond: UInt64?,
     dirtyBytesPerSecond: UInt64?, predictedDowntimeNanoseconds: UInt64?, throttlePercent: Int,
-    tracking: String
+    throttleMeans: String?, tracking: String
   ) {
     self.number = number
     self.remainingByteCount = remainingByteCount
@@ -28,6 +30,7 @@ public struct RoundStatus: Codable, Hashable, Sendable {
     self.dirtyBytesPerSecond = dirtyBytesPerSecond
     self.predictedDowntimeNanoseconds = predictedDowntimeNanoseconds
     self.throttlePercent = throttlePercent
+    self.throttleMeans = throttleMeans
     self.tracking = tracking
   }
 
@@ -49,7 +52,10 @@ public struct RoundStatus: Codable, Hashable, Sendable {
       text += ", \(predictedDowntimeNanoseconds / 1_000_000) ms of downtime foretold"
     }
     if let nanosecondsLeft { text += ", about \(nanosecondsLeft / 1_000_000_000) s to go" }
-    if throttlePercent > 0 { text += ", the guest slowed down by \(throttlePercent) %" }
+    if throttlePercent > 0 {
+      text += ", the guest slowed down by \(throttlePercent) %"
+      if let throttleMeans { text += " (by \(throttleMeans))" }
+    }
     return text
   }
 }

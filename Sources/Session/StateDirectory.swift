@@ -46,6 +46,7 @@ public enum StateError: Error, Hashable, Sendable, CustomStringConvertible {
 /// STATE/vms/NAME/source.journal  destination.journal    on disk: survives a reboot
 ///                source.lock     destination.lock
 ///                source.session  destination.session
+///                source.throttle                        while a control group's bound is ours
 /// RUN/SESSION-ID/page-state                              on tmpfs: survives our processes only,
 ///                attach.json                             as the VM's memory does
 ///                guest-paused

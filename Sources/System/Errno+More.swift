@@ -13,6 +13,8 @@ extension Errno {
   public static let fileTooLarge = Errno(rawValue: EFBIG)
   /// ENOSYS: the kernel was built without the call.
   public static let notImplemented = Errno(rawValue: ENOSYS)
+  /// ENODEV: what the file was about is gone.
+  public static let noDevice = Errno(rawValue: ENODEV)
   /// EBADMSG: what came is no message of the protocol.
   public static let badMessage = Errno(rawValue: EBADMSG)
 }

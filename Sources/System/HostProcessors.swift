@@ -3,7 +3,8 @@ internal import Glibc
 
 /// The processors of this host.
 public enum HostProcessors {
-  private static let onlineCount = sysconf(Int32(_SC_NPROCESSORS_ONLN))
+  /// How many were online when it was asked first.
+  public static let onlineCount = sysconf(Int32(_SC_NPROCESSORS_ONLN))
 
   /// On how many the calling thread may run; 1 where that cannot be told.
   public static func allowedCount() -> Int { max(1, Int(clinux_allowed_processor_count())) }

@@ -17,12 +17,18 @@ public final class WorkerProcess: Sendable {
   public let handle: ProcessHandle
   private let ending = Lock<ChildProcess.Ending?>(nil)
 
-  /// Starts `executable` under the name `arguments[0]`, with this process's output streams and
-  /// `passed` as descriptor 3.
+  /// Starts `executable` under the name `arguments[0]`, with this process's output streams, or none
+  /// if it is silent, and `passed` as descriptor 3.
   public init(
-    executable: String, arguments: [String], passing passed: borrowing OwnedDescriptor
+    executable: String, arguments: [String], passing passed: borrowing OwnedDescriptor,
+    isSilent: Bool = false
   ) throws(SystemError) {
     var spawn = ProcessSpawn()
+    let nowhere = try OwnedDescriptor.open("/dev/null", flags: O_WRONLY)
+    if isSilent {
+      spawn.output = nowhere.rawValue
+      spawn.error = nowhere.rawValue
+    }
     spawn.passed = passed.rawValue
     spawn.blockedSignals = SessionSignal.allCases.map(\.rawValue)
     spawn.startsSession = true

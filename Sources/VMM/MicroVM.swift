@@ -185,7 +185,7 @@ public final class MicroVM: VMMFrontEnd, DirtyLog, ProcessorThrottle {
       process.withLock { $0 = $0 ?? identity }
     }
     return VMMStatus(
-      state: state, pid: reply.pid, operationCount: reply.operations,
+      state: state, pid: reply.pid, vcpuCount: reply.vcpus, operationCount: reply.operations,
       mismatchCount: reply.mismatches?.count ?? 0)
   }
 
@@ -265,6 +265,7 @@ private struct Reply: Decodable {
   let vm_state: Data?
   let bitmap: Data?
   let pid: Int32?
+  let vcpus: Int?
   let operations: UInt64?
   let mismatches: [Mismatch]?
 

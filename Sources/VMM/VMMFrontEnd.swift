@@ -24,6 +24,8 @@ public struct VMMStatus: Hashable, Sendable {
   public var state: VMMState
   /// The VMM's process; nil where there is none.
   public var pid: Int32?
+  /// How many vCPUs the VM has; nil where the VMM does not tell.
+  public var vcpuCount: Int?
   /// Operations that the guest completed; nil where it does not count, or the counter's page is
   /// not here yet.
   public var operationCount: UInt64?
@@ -32,10 +34,12 @@ public struct VMMStatus: Hashable, Sendable {
 
   /// A status with all its parts.
   public init(
-    state: VMMState, pid: Int32? = nil, operationCount: UInt64? = nil, mismatchCount: Int = 0
+    state: VMMState, pid: Int32? = nil, vcpuCount: Int? = nil, operationCount: UInt64? = nil,
+    mismatchCount: Int = 0
   ) {
     self.state = state
     self.pid = pid
+    self.vcpuCount = vcpuCount
     self.operationCount = operationCount
     self.mismatchCount = mismatchCount
   }

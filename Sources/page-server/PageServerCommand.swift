@@ -14,6 +14,6 @@ struct PageServerCommand: ParsableCommand {
     version: Release.version,
     subcommands: [
       SendCommand.self, RecoverCommand.self, FenceCommand.self, ExportCommand.self,
-      InspectCommand.self,
+      InspectCommand.self, ThrottleKeeperCommand.self,
     ])
 }

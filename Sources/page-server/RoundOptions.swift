@@ -1,6 +1,7 @@
 import ArgumentParser
 import Migration
 import PageServer
+import VMM
 
 /// What rules the rounds of modes hybrid and pre-copy.
 struct RoundOptions: ParsableArguments {
@@ -16,6 +17,13 @@ struct RoundOptions: ParsableArguments {
     case vmm
     case pagemap
     case content
+  }
+
+  /// By what a guest is slowed down.
+  enum ThrottleBy: String, ExpressibleByArgument, CaseIterable {
+    case auto
+    case vmm
+    case cgroup
   }
 
   @Option(
@@ -50,6 +58,16 @@ struct RoundOptions: ParsableArguments {
         of the migration, and within 5 seconds of the death of its processes. Default: nothing.
         """, valueName: "percent"))
   var throttle: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "By what the guest loses processor time: auto, vmm or cgroup.",
+      discussion: """
+        vmm: the VMM has its vCPUs rest. cgroup: the control group of the VMM's process is \
+        bounded, so that the VMM itself gets slower too; nobody else may be in it. auto: vmm, or \
+        cgroup where the VMM cannot. Default: auto.
+        """))
+  var throttleBy: ThrottleBy?
 
   @Option(
     help: ArgumentHelp(
@@ -92,6 +110,9 @@ struct RoundOptions: ParsableArguments {
         throw ValidationError("--throttle goes with --mode pre-copy: hybrid switches instead")
       }
     }
+    if throttleBy != nil, throttle == nil {
+      throw ValidationError("--throttle-by goes with --throttle PERCENT")
+    }
     guard downtimeTarget <= Self.longestMilliseconds else {
       throw ValidationError("--downtime-target must be at most \(Self.longestMilliseconds)")
     }
@@ -105,6 +126,16 @@ struct RoundOptions: ParsableArguments {
     configuration.deltaCacheByteCount = deltaCache << 20
     configuration.tracking = WriteTracking(rawValue: dirtyTracking.rawValue) ?? .automatic
     configuration.maximumThrottlePercent = throttle ?? 0
+    configuration.wantedThrottleMeans = wantedThrottleMeans
+  }
+
+  /// By what that VMM's guest is slowed down; nil when it is not.
+  func throttleMeans(frontEnd: any VMMFrontEnd) -> ThrottleMeans? {
+    throttle == nil ? nil : wantedThrottleMeans.means(frontEnd: frontEnd)
+  }
+
+  private var wantedThrottleMeans: ThrottleMeans {
+    throttleBy.flatMap { ThrottleMeans(rawValue: $0.rawValue) } ?? .automatic
   }
 
   var downtimeNanoseconds: UInt64 { downtimeTarget * 1_000_000 }

@@ -209,6 +209,9 @@ struct SendCommand: ParsableCommand {
   private func work(
     _ context: WorkerContext, signals: borrowing SignalSource, isRecovering: Bool
   ) throws -> ExitCode {
+    // Before the process is hardened, which lets it start no other one.
+    let throttleKeeper = isRecovering ? nil : try startThrottleKeeper()
+    defer { throttleKeeper?.end() }
     // Before any thread: they inherit what they may do.
     let findings = common.harden()
     let console = common.console(for: context)
@@ -224,11 +227,13 @@ struct SendCommand: ParsableCommand {
     do {
       reporter.trace = try common.migrationTrace(
         process: "page-server", isContinued: isRecovering, console: console)
+      var configuration = try configuration(console)
+      configuration.throttleKeeper = throttleKeeper
       let saved = isRecovering ? try common.savedSession(.source) : nil
       let session =
         isRecovering
-        ? try SourceSession(recovering: try configuration(console), observer: observer)
-        : try SourceSession(try configuration(console), observer: observer)
+        ? try SourceSession(recovering: configuration, observer: observer)
+        : try SourceSession(configuration, observer: observer)
       desk.update { $0.bytesPerSecondLimit = bandwidth }
       desk.pass(to: session.orderAddress)
       try common.begin(context, desk, side: .source, recovered: saved)
@@ -272,6 +277,20 @@ struct SendCommand: ParsableCommand {
     } catch let refusal as Refusal {
       common.show([HostFinding("options", .missing, refusal.reason)], console)
       return ExitCode(Ending.refused.exitCode)
+    }
+  }
+
+  /// The process that keeps a control group's bound; nil where no control group is to be bound.
+  private func startThrottleKeeper() throws -> ThrottleKeeperClient? {
+    guard try rounds.throttleMeans(frontEnd: common.frontEnd(vmm)) == .cgroup else { return nil }
+    do throws(SystemError) {
+      return try ThrottleKeeperClient(
+        arguments: [
+          CommandLine.arguments.first ?? "page-server", ThrottleKeeperCommand.name,
+          "--keeper-channel", "\(ChildProcess.passedDescriptorNumber)",
+        ])
+    } catch {
+      throw Refusal(.unfit, "the process that keeps the control group's bound: \(error)")
     }
   }
 
@@ -329,7 +348,8 @@ extension SendCommand {
       sentBytesPerSecond: whole(note.result.bandwidth),
       dirtyBytesPerSecond: whole(note.result.dirtyRate),
       predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds,
-      throttlePercent: note.throttlePercent, tracking: note.tracking.rawValue)
+      throttlePercent: note.throttlePercent, throttleMeans: note.throttleMeans?.rawValue,
+      tracking: note.tracking.rawValue)
   }
 
   /// What an operator sees at the control socket.
@@ -348,7 +368,7 @@ extension SendCommand {
     case .bandwidthLimited(let bytesPerSecond):
       desk.update { $0.bytesPerSecondLimit = bytesPerSecond }
     case .seedRound(let note): desk.update { $0.round = status(of: note) }
-    case .listening, .stranger, .refused, .stopRefused, .signalIgnored: break
+    case .listening, .stranger, .refused, .stopRefused, .signalIgnored, .leftThrottle: break
     }
   }
 }

@@ -62,6 +62,12 @@ final class SendReporter {
       )
     case .stopRefused(let reason): console.log(.warning, reason.reason)
     case .signalIgnored(let signal): console.log(.debug, "\(signal.name) ends nothing")
+    case .leftThrottle(.restored(let group)):
+      console.log(
+        .warning,
+        "control group \(group) has its bound of processor time again, which a migration that "
+          + "died had lowered")
+    case .leftThrottle(.stuck(let reason)): console.log(.warning, reason)
     case .progress(let progress): show(progress)
     }
   }
@@ -70,6 +76,7 @@ final class SendReporter {
     let result = note.result
     rounds = RoundsTally(
       count: note.number, tracking: note.tracking.rawValue, throttlePercent: note.throttlePercent,
+      throttleMeans: note.throttleMeans?.rawValue,
       predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds)
     let mebibyte = 1_048_576.0
     func mebibytes(_ bytes: Double) -> String {
@@ -81,6 +88,7 @@ final class SendReporter {
       + "\(mebibytes(Double(result.dirtiedByteCount))) written meanwhile"
     if note.throttlePercent > 0 {
       text += "; the guest loses \(note.throttlePercent) % of its time"
+      if let means = note.throttleMeans { text += " (by \(means.rawValue))" }
     }
     let verdict = Self.words(for: note.verdict)
     if note.verdict != .goOn(obstacle: nil) { text += "; \(verdict)" }

@@ -10,7 +10,11 @@ import VMM
   private final class Asked: ProcessorThrottle {
     let percents = Lock<[Int]>([])
     let fails: Bool
-    init(fails: Bool = false) { self.fails = fails }
+    let slowsVMM: Bool
+    init(fails: Bool = false, slowsVMM: Bool = false) {
+      self.fails = fails
+      self.slowsVMM = slowsVMM
+    }
     func throttle(percent: Int, forMilliseconds: UInt64) throws(VMMError) {
       percents.withLock { $0.append(percent) }
       guard fails else { return }
@@ -23,7 +27,7 @@ import VMM
   @Test(arguments: [true, false])
   func whatIsTakenIsAskedForAgainAndGivenBack(fails: Bool) {
     let asked = Asked(fails: fails)
-    let throttle = GuestThrottle(asked, maximumPercent: 99)
+    let throttle = GuestThrottle(ChosenThrottle(throttle: asked, means: .vmm), maximumPercent: 99)
     throttle.renew(MonotonicClock.now())
     throttle.release()
     #expect(asked.percents.withLock { $0 } == [], "nothing was taken")
@@ -35,5 +39,16 @@ import VMM
     throttle.renew(now.advanced(byNanoseconds: GuestThrottle.leaseMilliseconds * 500_000))
     throttle.release()
     #expect(asked.percents.withLock { $0 } == [20, 30, 30, 0])
+  }
+
+  @Test(arguments: [true, false])
+  func aVMMThatIsSlowItselfIsLetGoBeforeItIsPaused(slowsVMM: Bool) {
+    let asked = Asked(slowsVMM: slowsVMM)
+    let throttle = GuestThrottle(
+      ChosenThrottle(throttle: asked, means: .cgroup), maximumPercent: 99)
+    for _ in 0..<2 { throttle.roundEnded(slow) }
+    throttle.pauseComes()
+    #expect(asked.percents.withLock { $0 } == (slowsVMM ? [20, 0] : [20]))
+    #expect(throttle.percent == 20)
   }
 }

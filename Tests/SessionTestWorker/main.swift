@@ -21,6 +21,9 @@ do {
   switch arguments.first {
   case "vmm": try runVMM()
   case "parent": try runParent(Array(arguments.dropFirst()))
+  case "throttler": try runThrottler(Array(arguments.dropFirst()))
+  case "throttle-keeper":
+    try ThrottleKeeper.run(inheritedNumber: ChildProcess.passedDescriptorNumber)
   case "worker": try runWorker(Array(arguments.dropFirst()))
   default: fail("no such role")
   }

@@ -101,8 +101,14 @@ final class OtherProcess {
 
   var hasEnded: Bool { handle.hasEnded() }
 
+  func send(signal: Int32) throws { try handle.send(signal: signal) }
+
   func kill() throws {
     try handle.kill()
+    try waitForEnd()
+  }
+
+  func waitForEnd() throws {
     let deadline = MonotonicClock.now().advanced(byNanoseconds: 60_000_000_000)
     let hasEnded = handle.waitUntilEnded(deadline: deadline)
     try #require(hasEnded)

@@ -113,10 +113,18 @@ package final class Engine {
   package func signal(_ signal: Int32) throws { try program.process.send(signal: signal) }
 
   /// It and its worker processes; the parent first.
-  package var processes: [Int32] {
-    let path = "/proc/\(program.pid)/task/\(program.pid)/children"
+  package var processes: [Int32] { [program.pid] + Self.children(of: program.pid) }
+
+  /// What its worker has started.
+  package var grandchildren: [Int32] {
+    Self.children(of: program.pid).flatMap { Self.children(of: $0) }
+  }
+
+  /// Those that the first thread of a process has started.
+  private static func children(of pid: Int32) -> [Int32] {
+    let path = "/proc/\(pid)/task/\(pid)/children"
     let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
-    return [program.pid] + text.split(separator: " ").compactMap { Int32($0) }
+    return text.split(separator: " ").compactMap { Int32($0) }
   }
 
   /// Has all its processes stand still, or go on.
