@@ -238,10 +238,12 @@ private func smallExport(isEncrypted: Bool = true) throws -> (ExportFixture, Exp
     let backing = try fixture.open()
     try backing.file.verify()
     #expect(try backing.read(page: 0) == TestMemory.content(0))
-    let file = try OwnedDescriptor.open(fixture.path, flags: O_WRONLY)
+    let file = try OwnedDescriptor.open(fixture.path, flags: O_RDWR)
     let pages = UInt64(header.byteCount + ExportFormat.chunkByteCount)
-    try file.writeAll(
-      [0xFF], atOffset: pages + UInt64(ExportFormat.chunkByteCount) + 5, operand: "test")
+    let place = pages + UInt64(ExportFormat.chunkByteCount) + 5
+    // What is sealed may be any byte: it is to be another one.
+    let sealed = try file.read(byteCount: 1, atOffset: place, operand: "test")
+    try file.writeAll([~sealed[0]], atOffset: place, operand: "test")
     let error = #expect(throws: MemoryError.self) { try backing.read(page: 20) }
     #expect("\(try #require(error))".contains("is damaged in its pages"))
     try file.setByteCount(pages + 10, operand: "test")

@@ -203,8 +203,9 @@ extension SeedRunEnd {
     let isTimed = interruption != .operatorsWord
     let seeder = Seeder(
       layout: migration.layout, log: log,
+      // Whatever the link seems to carry, nothing fits so little.
       limits: SwitchLimits(
-        maximumNanoseconds: isTimed ? 50_000_000 : nil,
+        downtimeNanoseconds: 1, maximumNanoseconds: isTimed ? 50_000_000 : nil,
         atLimit: interruption == .timeOfPreCopy ? .stay : nil))
     let peer = migration.bulk[0]
     let destination = Destination()
