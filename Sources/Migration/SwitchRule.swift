@@ -42,6 +42,9 @@ public enum SwitchReason: String, CaseIterable, Hashable, Sendable {
   case outrun = "the guest writes faster than the link carries"
   /// Two rounds in turn have left no less than the one before.
   case stalled = "the rounds leave no less to send"
+  /// The guest writes to so much of its memory that the rounds cost more than they spare it: after
+  /// the first one, or two in turn.
+  case slowGain = "the rounds leave more than half of what they send"
   /// `--max-rounds`.
   case rounds = "the last round that was allowed is over"
   /// `--max-time`.
@@ -97,7 +100,10 @@ public struct SwitchLimits: Hashable, Sendable {
 ///
 /// Rounds pay as long as each leaves less than the one before: what is left after the last one is
 /// what the guest has to fault in. A guest that writes at the link's own rate leaves as much as was
-/// sent, for ever, so the first round's measurement decides at once. Anything slower converges
+/// sent, for ever, so the first round's measurement decides at once. So does a first round that
+/// leaves more than half of what it sent: written at random, memory is all written before the rate
+/// of distinct pages shows how fast the guest is, and rounds that shrink by a tenth cost more than
+/// they spare. Anything slower converges
 /// geometrically, until the guest's working set itself is what each round leaves: the forecast
 /// then stops improving, and two such rounds in turn end it (one may be a disturbance).
 ///
@@ -115,6 +121,9 @@ public struct SwitchRule: Sendable {
   private var bandwidth: Double?
   private var smallestRemaining: UInt64?
   private var roundsWithoutGain = 0
+  /// What the round under way has to send; nil in the first.
+  private var remaining: UInt64?
+  private var roundsWithoutHalving = 0
   /// The least that a lost round has left, and how many have left no less.
   private var smallestLeftByLoss: UInt64?
   private var lostRoundCount: UInt64 = 0
@@ -132,6 +141,7 @@ public struct SwitchRule: Sendable {
   ) -> RoundVerdict {
     roundCount += 1
     noteGain(round.dirtiedByteCount)
+    noteHalving(round)
     let isMixed = isRoundMixed
     isRoundMixed = false
     if !isMixed { noteBandwidth(of: round) }
@@ -168,7 +178,10 @@ public struct SwitchRule: Sendable {
     {
       return .outrun
     }
-    return roundsWithoutGain >= Self.stalledRoundCount ? .stalled : nil
+    if roundsWithoutGain >= Self.stalledRoundCount { return .stalled }
+    guard limits.atLimit == nil else { return nil }
+    return roundsWithoutHalving >= (roundCount == 1 ? 1 : Self.stalledRoundCount)
+      ? .slowGain : nil
   }
 
   /// Whether `--max-time` is over: asked in the middle of a round, which then ends early.
@@ -240,6 +253,16 @@ public struct SwitchRule: Sendable {
     } else {
       bandwidth = max(bandwidth ?? 0, measured)
     }
+  }
+
+  private mutating func noteHalving(_ round: SeedRoundResult) {
+    let hadToSend = remaining ?? round.sentByteCount + round.savedByteCount
+    remaining = round.dirtiedByteCount
+    // One that took no time tells nothing.
+    guard round.bandwidth != nil else { return }
+    // No sum of bytes of an image overflows.
+    roundsWithoutHalving =
+      2 * round.dirtiedByteCount > hadToSend ? roundsWithoutHalving + 1 : 0
   }
 
   private mutating func noteGain(_ remaining: UInt64) {
