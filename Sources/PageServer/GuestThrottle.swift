@@ -14,22 +14,33 @@ final class GuestThrottle: Sendable {
   /// By what the guest is slowed down.
   let means: ThrottleMeans
   private let throttle: any ProcessorThrottle
+  private let told: @Sendable (String) -> Void
   private let state: Lock<State>
 
   private struct State {
     var rule: ThrottleRule
     var renewed = Instant(nanoseconds: 0)
+    /// What the guest loses, as far as is known: nothing after an error.
+    var appliedPercent = 0
+    /// It may have lost something since it was let go last.
+    var mayBeSlow = false
+    var hasTold = false
   }
 
-  /// A guest that may lose so much of its time, in percent.
-  init(_ chosen: ChosenThrottle, maximumPercent: Int) {
+  /// A guest that may lose so much of its time, in percent. `told` hears, once, that it cannot be
+  /// slowed down, and each time that it cannot be let go.
+  init(
+    _ chosen: ChosenThrottle, maximumPercent: Int,
+    told: @escaping @Sendable (String) -> Void = { _ in }
+  ) {
+    self.told = told
     throttle = chosen.throttle
     means = chosen.means
     state = Lock(State(rule: ThrottleRule(maximumPercent: maximumPercent)))
   }
 
-  /// What the guest loses now, in percent.
-  var percent: Int { state.withLock { $0.rule.percent } }
+  /// What the guest loses now, in percent: what was asked for and done.
+  var percent: Int { state.withLock { $0.appliedPercent } }
 
   /// A round has ended, and another one follows.
   func roundEnded(_ result: SeedRoundResult) {
@@ -52,21 +63,49 @@ final class GuestThrottle: Sendable {
   /// The VMM is about to be asked to pause: it must not be slow in that. Rounds that go on over a
   /// new link ask again.
   func pauseComes() {
-    if throttle.slowsVMM { release() }
+    guard throttle.slowsVMM else { return }
+    letGo { () throws(VMMError) in try throttle.releaseForPause() }
   }
 
   /// The guest gets all of its time again. What does not answer does that by itself.
   func release() {
-    guard percent > 0 else { return }
-    try? throttle.throttle(percent: 0, forMilliseconds: Self.leaseMilliseconds)
+    letGo { () throws(VMMError) in
+      try throttle.throttle(percent: 0, forMilliseconds: Self.leaseMilliseconds)
+    }
+  }
+
+  private func letGo(_ release: () throws(VMMError) -> Void) {
+    guard state.withLock({ $0.mayBeSlow }) else { return }
+    do throws(VMMError) {
+      try release()
+      state.withLock { state in
+        state.mayBeSlow = false
+        state.appliedPercent = 0
+      }
+    } catch {
+      state.withLock { $0.appliedPercent = 0 }
+      told("\(error)")
+    }
   }
 
   private func ask() {
     let percent = state.withLock { state in
-      state.renewed = MonotonicClock.now()
+      state.mayBeSlow = true
       return state.rule.percent
     }
+    var problem: VMMError?
     // A VMM that does not do it costs rounds; they come to an end by their limits.
-    try? throttle.throttle(percent: percent, forMilliseconds: Self.leaseMilliseconds)
+    do throws(VMMError) {
+      try throttle.throttle(percent: percent, forMilliseconds: Self.leaseMilliseconds)
+    } catch { problem = error }
+    let isNews = state.withLock { state in
+      // Behind the call: one that was long in coming is not followed by the next at once.
+      state.renewed = MonotonicClock.now()
+      state.appliedPercent = problem == nil ? percent : 0
+      guard problem != nil, !state.hasTold else { return false }
+      state.hasTold = true
+      return true
+    }
+    if isNews, let problem { told("\(problem)") }
   }
 }

@@ -148,7 +148,10 @@ final class Seeder: Sendable {
       case .switchOver(let reason):
         throttle?.pauseComes()
         return .decided(reason)
-      case .stay(let reason): return .staying(reason)
+      case .stay(let reason):
+        // It becomes a switch when the order for one comes a moment late.
+        throttle?.pauseComes()
+        return .staying(reason)
       }
     }
     return .linkLost
@@ -171,6 +174,8 @@ final class Seeder: Sendable {
   /// Watches no more, and slows nobody down. A VMM that does not answer goes on, which costs its
   /// guest a little.
   func stopLog() {
+    // One that is slow itself is asked for nothing before it is let go.
+    throttle?.pauseComes()
     try? log.stopDirtyLog()
     throttle?.release()
     // Behind the pause: giving memory back takes milliseconds.

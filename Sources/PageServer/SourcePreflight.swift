@@ -21,20 +21,25 @@ struct SourcePreflight: ~Copyable {
   let records: [SourceRecord]
   /// What slows the guest down; nil when nothing is to.
   let throttle: ChosenThrottle?
-  /// What came of a bound that a dead process of ours had left; nil when there was none.
-  let leftThrottle: LeftThrottleNote?
   private var lock: VMLock?
   private var journal: SourceJournal?
 
-  init(_ configuration: SourceConfiguration) throws(Refusal) {
+  /// `told` hears what came of bounds that dead processes of ours had left, whatever follows.
+  init(
+    _ configuration: SourceConfiguration, told: (LeftThrottleNote) -> Void
+  ) throws(Refusal) {
     let name = configuration.vmName
+    let lock = try Self.takeLock(of: name, in: configuration.directory)
+    let left = LeftThrottle.restore(ofVM: name, in: configuration.directory)
+    left.forEach(told)
     try Self.requireDirtyLog(configuration)
     let backing = try Self.open(configuration.memory, configuration.token)
     let vmm = try Self.vmmStatus(configuration.frontEnd)
+    let around =
+      vmm.pid.map { LeftThrottle.restore(aroundVMM: $0, in: configuration.directory) } ?? []
+    for note in around where !left.contains(note) { told(note) }
     let binding = try Self.binding(name, backing, vmmProcess: vmm.pid)
-    let lock = try Self.takeLock(of: name, in: configuration.directory)
-    let leftThrottle = configuration.restoreLeftThrottle()
-    let throttle = try configuration.chooseThrottle(vmm, left: leftThrottle)
+    let throttle = try configuration.chooseThrottle(vmm, left: around)
     var journal = try Self.openJournal(of: name, in: configuration.directory)
     let exported = try (backing as? ExportBacking).map { (backing) throws(Refusal) in
       try ExportedSession.decide(backing, vmName: name, histories: journal.histories)
@@ -52,16 +57,17 @@ struct SourcePreflight: ~Copyable {
     self.exported = exported
     records = exported?.records ?? []
     self.throttle = throttle
-    self.leftThrottle = leftThrottle
     self.lock = consume lock
     self.journal = consume journal
   }
 
   /// For the session that an earlier process of ours began: its VM, and no other.
-  init(recovering configuration: SourceConfiguration) throws(Refusal) {
+  init(
+    recovering configuration: SourceConfiguration, told: (LeftThrottleNote) -> Void
+  ) throws(Refusal) {
     let name = configuration.vmName
     let lock = try Self.takeLock(of: name, in: configuration.directory)
-    let leftThrottle = configuration.restoreLeftThrottle()
+    LeftThrottle.restore(ofVM: name, in: configuration.directory).forEach(told)
     let journal = try Self.openJournal(of: name, in: configuration.directory)
     guard let history = journal.histories.last else {
       throw Refusal(.session, "VM \"\(name.text)\" has no session to go on with")
@@ -87,7 +93,6 @@ struct SourcePreflight: ~Copyable {
     records = history.records
     // No rounds come any more.
     throttle = nil
-    self.leftThrottle = leftThrottle
     self.lock = consume lock
     self.journal = consume journal
   }

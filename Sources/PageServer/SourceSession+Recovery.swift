@@ -14,7 +14,9 @@ extension SourceSession {
   public convenience init(
     recovering configuration: SourceConfiguration, observer: @escaping (SourceNote) -> Void
   ) throws(Refusal) {
-    let preflight = try SourcePreflight(recovering: configuration)
+    let preflight = try SourcePreflight(recovering: configuration) {
+      observer(.leftThrottle($0))
+    }
     let records = preflight.records
     let isCopy = preflight.backing is ExportBacking
     let observed =

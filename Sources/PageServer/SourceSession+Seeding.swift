@@ -65,8 +65,11 @@ extension SourceSession {
         "dirty tracking by \(configuration.tracking.rawValue) cannot be had for this VM: use "
           + "--dirty-tracking auto, or --mode post-copy")
     }
+    let inputs = inputs
     let throttle = throttle.map {
-      GuestThrottle($0, maximumPercent: configuration.maximumThrottlePercent)
+      GuestThrottle($0, maximumPercent: configuration.maximumThrottlePercent) { problem in
+        _ = inputs.post(.throttleProblem(problem), leaving: Self.inputCapacity / 4)
+      }
     }
     return Seeder(
       layout: layout, log: log, limits: configuration.switchLimits,

@@ -114,6 +114,8 @@ public enum SourceNote: Sendable {
   case signalIgnored(SessionSignal)
   /// A dead process had left the VM's control group with less processor time.
   case leftThrottle(LeftThrottleNote)
+  /// The guest is not slowed down, or not let go, as it should be.
+  case throttleProblem(String)
   /// About four times a second.
   case progress(SourceProgress)
 }
@@ -167,6 +169,7 @@ public final class SourceSession {
     case order(OrderRequest)
     case guest(VMMStatus)
     case seedRound(SeedRoundNote)
+    case throttleProblem(String)
     case seedRunEnded(run: UInt64, SeedRunEnd)
   }
 
@@ -222,7 +225,7 @@ public final class SourceSession {
   public convenience init(
     _ configuration: SourceConfiguration, observer: @escaping (SourceNote) -> Void
   ) throws(Refusal) {
-    let preflight = try SourcePreflight(configuration)
+    let preflight = try SourcePreflight(configuration) { observer(.leftThrottle($0)) }
     if let exported = preflight.exported {
       try self.init(configuration, preflight, exported, observer: observer)
       return
@@ -248,7 +251,6 @@ public final class SourceSession {
     self.configuration = configuration
     self.observer = observer
     self.core = core
-    let leftThrottle = preflight.leftThrottle
     backing = preflight.backing
     binding = preflight.binding
     lock = preflight.takeLock()
@@ -271,7 +273,6 @@ public final class SourceSession {
     } catch {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
     }
-    if let leftThrottle { observer(.leftThrottle(leftThrottle)) }
   }
 
   /// Runs the session to its end. `signals` are the operator's.
@@ -329,6 +330,7 @@ public final class SourceSession {
       case .order(let request): handle(request)
       case .guest(let status): guest = status
       case .seedRound(let note): observer(.seedRound(note))
+      case .throttleProblem(let problem): observer(.throttleProblem(problem))
       case .seedRunEnded(let run, let end): seedRunEnded(run, end)
       }
     }
@@ -369,6 +371,7 @@ public final class SourceSession {
           outcome.reason
           ?? Refusal(.vmm, "the source VM is stopped but not disabled: \(reason.reason)")
       case .arrival(let arrival): arrival.connection.shutdown()
+      case .throttleProblem(let problem): observer(.throttleProblem(problem))
       case .core, .order, .stranger, .seedRound, .seedRunEnded: break
       }
     }

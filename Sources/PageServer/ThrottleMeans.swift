@@ -1,4 +1,5 @@
 internal import Migration
+internal import Pages
 internal import Session
 internal import System
 public import VMM
@@ -34,17 +35,63 @@ struct GroupThrottle: ProcessorThrottle {
   let group: ThrottledGroup
   let keeper: ThrottleKeeperClient
   let recordPath: String
+  let owner: String
+  /// Looks once more which group is the VMM's own.
+  let find: @Sendable () throws(ThrottledGroupError) -> ThrottledGroup
+  /// What is taken now, as far as is known.
+  private let present = Lock(0)
+
+  init(
+    vmName: String, group: ThrottledGroup, keeper: ThrottleKeeperClient, recordPath: String,
+    owner: String, find: @escaping @Sendable () throws(ThrottledGroupError) -> ThrottledGroup
+  ) {
+    self.vmName = vmName
+    self.group = group
+    self.keeper = keeper
+    self.recordPath = recordPath
+    self.owner = owner
+    self.find = find
+  }
 
   var slowsVMM: Bool { true }
 
+  /// A VMM must not wait long for its pause: a keeper that does not answer by then is ended.
+  private static let pauseAnswerNanoseconds: UInt64 = 200_000_000
+
   func throttle(percent: Int, forMilliseconds milliseconds: UInt64) throws(VMMError) {
+    // A look at each of its processes: only where something changes.
+    if percent > 0, percent != present.withLock({ $0 }) { try requireOwn() }
+    try order(percent, milliseconds, ThrottleKeeperClient.answerNanoseconds)
+  }
+
+  func releaseForPause() throws(VMMError) { try order(0, 0, Self.pauseAnswerNanoseconds) }
+
+  /// Somebody may have come into the group, or the VMM may have been moved: then it is let go.
+  private func requireOwn() throws(VMMError) {
+    let reason: String
+    do throws(ThrottledGroupError) {
+      let found = try find()
+      if found.isSame(as: group) { return }
+      reason = "the VMM is in control group \(found.path) by now"
+    } catch { reason = "\(error)" }
+    try order(0, 0, ThrottleKeeperClient.answerNanoseconds)
+    throw failure(reason)
+  }
+
+  private func order(
+    _ percent: Int, _ milliseconds: UInt64, _ answerNanoseconds: UInt64
+  ) throws(VMMError) {
+    present.withLock { $0 = 0 }
     do throws(ThrottleKeeperError) {
       try keeper.throttle(
-        percent: percent, forMilliseconds: milliseconds, of: group, recordPath: recordPath)
-    } catch {
-      throw VMMError(
-        vmName: vmName, verb: .throttle, address: group.path, problem: .failed("\(error)"))
-    }
+        percent: percent, forMilliseconds: milliseconds, of: group, recordPath: recordPath,
+        owner: owner, answerNanoseconds: answerNanoseconds)
+    } catch { throw failure("\(error)") }
+    present.withLock { $0 = percent }
+  }
+
+  private func failure(_ reason: String) -> VMMError {
+    VMMError(vmName: vmName, verb: .throttle, address: group.path, problem: .failed(reason))
   }
 }
 
@@ -62,7 +109,10 @@ extension SourceConfiguration {
     case .vmm:
       _ = try vmmThrottle()
       return "the VMM can slow its guest down"
-    case .cgroup: return "\(try Self.throttledGroup(of: vmm).path) is the VMM's own control group"
+    case .cgroup:
+      let own = "\(try Self.throttledGroup(of: vmm).path) is the VMM's own control group"
+      let left = vmm.pid.flatMap { LeftThrottle.finding(aroundVMM: $0, in: directory) }
+      return left.map { "\(own); \($0)" } ?? own
     }
   }
 
@@ -85,50 +135,35 @@ extension SourceConfiguration {
     } catch { throw Refusal(.unfit, "the guest cannot be slowed down: \(error)") }
   }
 
-  /// What does it, after all checks that can be made. `vmm` is the VM's status now.
+  /// What does it, after all checks that can be made. `vmm` is the VM's status now, `left` what
+  /// came of what others had left of its groups.
   func chooseThrottle(
-    _ vmm: VMMStatus, left: LeftThrottleNote?
+    _ vmm: VMMStatus, left: [LeftThrottleNote]
   ) throws(Refusal) -> ChosenThrottle? {
     switch throttleMeans {
     case nil, .automatic: return nil
     case .vmm: return ChosenThrottle(throttle: try vmmThrottle(), means: .vmm)
     case .cgroup:
       // A bound of ours would be taken for the operator's, and put back for ever.
-      if case .stuck(let reason) = left { throw Refusal(.unfit, reason) }
+      for case .stuck(let reason) in left { throw Refusal(.unfit, reason) }
       let group = try Self.throttledGroup(of: vmm)
       guard let keeper = throttleKeeper else {
         throw Refusal(.unfit, "nothing was started that keeps the control group's bound")
       }
-      let record: String
-      do throws(SystemError) {
-        // The keeper has another working directory.
-        record = try FileSystem.absolutePath(directory.throttleRecordPath(ofVM: vmName))
-      } catch { throw Refusal(.unfit, "the state directory: \(error)") }
+      do throws(StateError) { try directory.prepareThrottleRecords() } catch {
+        throw Refusal(.unfit, "the directory of what is changed of control groups: \(error)")
+      }
+      guard let pid = vmm.pid else { invariantBroken("a group was found by the VMM's process") }
+      let vcpuCount = vmm.vcpuCount
       return ChosenThrottle(
         throttle: GroupThrottle(
-          vmName: vmName.text, group: group, keeper: keeper, recordPath: record),
+          vmName: vmName.text, group: group, keeper: keeper,
+          recordPath: directory.throttleRecordPath(of: group),
+          owner: directory.throttleOwner(ofVM: vmName),
+          find: { () throws(ThrottledGroupError) in
+            try ThrottledGroup.find(ofVMM: pid, vcpuCount: vcpuCount)
+          }),
         means: .cgroup)
     }
   }
-
-  /// Puts a bound back that a dead process has left lowered; the words for what came of it, nil
-  /// when there was none. Call it with the VM's lock held.
-  func restoreLeftThrottle() -> LeftThrottleNote? {
-    do throws(SystemError) {
-      return try LeftThrottle.restore(recordedIn: directory.throttleRecordPath(ofVM: vmName))
-        .map { .restored(group: $0) }
-    } catch {
-      return .stuck(
-        "the VM's control group may have less processor time still than it had before an earlier "
-          + "migration: \(error)")
-    }
-  }
-}
-
-/// What came of a bound that a dead process has left lowered.
-public enum LeftThrottleNote: Hashable, Sendable {
-  /// The group has its own bound again.
-  case restored(group: String)
-  /// It may be lowered still.
-  case stuck(String)
 }

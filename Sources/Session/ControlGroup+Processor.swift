@@ -14,6 +14,18 @@ extension ControlGroup {
     return ProcessorBound(version1Quota: quota, period: period)
   }
 
+  /// The same of a group that has them. EBADMSG for files that say something else.
+  func presentBound(files: HostFiles) throws(SystemError) -> ProcessorBound {
+    let quota = try files.firstLine(quotaPath)
+    let bound =
+      isVersion2
+      ? ProcessorBound(version2: quota)
+      : ProcessorBound(
+        version1Quota: quota, period: try files.firstLine("\(path)/cpu.cfs_period_us"))
+    guard let bound else { throw SystemError("read", quotaPath, .badMessage) }
+    return bound
+  }
+
   /// Whether what the group has is what was written. In version 1 the quota alone is ever written,
   /// so a period that somebody changes meanwhile stays theirs.
   func has(_ present: ProcessorBound, asWritten written: ProcessorBound) -> Bool {

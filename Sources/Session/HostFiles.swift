@@ -10,6 +10,12 @@ struct HostFiles: Sendable {
   /// A file without the white space around it; nil when it is not there.
   func text(_ path: String) -> String? { FileSystem.text(ofSmallFile: root + path) }
 
+  /// The first line of a file that has to be there.
+  func firstLine(_ path: String) throws(SystemError) -> String {
+    let bytes = try FileSystem.contents(ofSmallFile: root + path)
+    return String(decoding: bytes.prefix { $0 != 0x0A }, as: UTF8.self)
+  }
+
   /// The names in a directory, sorted; none when it is not there.
   func entryNames(_ path: String) -> [String] {
     ((try? FileSystem.entryNames(ofDirectory: root + path)) ?? []).sorted()

@@ -55,6 +55,16 @@ struct ProcessorBound: Codable, Hashable, Sendable {
     }
   }
 
+  /// The most of this bound that is no larger a share of time than another one. The period stays.
+  func limited(to other: ProcessorBound) -> ProcessorBound {
+    guard let quotaMicroseconds, let most = other.quotaMicroseconds else { return self }
+    let product = most.multipliedReportingOverflow(by: periodMicroseconds)
+    guard !product.overflow else { return self }
+    let share = max(product.partialValue / other.periodMicroseconds, Self.minimumQuotaMicroseconds)
+    return ProcessorBound(
+      quotaMicroseconds: min(quotaMicroseconds, share), periodMicroseconds: periodMicroseconds)
+  }
+
   /// The bound that takes so many percent from whoever could use so much of each second, and never
   /// more than this bound. The period stays.
   func slowed(byPercent percent: Int, usable microsecondsPerSecond: UInt64) -> ProcessorBound {

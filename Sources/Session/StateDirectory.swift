@@ -46,10 +46,10 @@ public enum StateError: Error, Hashable, Sendable, CustomStringConvertible {
 /// STATE/vms/NAME/source.journal  destination.journal    on disk: survives a reboot
 ///                source.lock     destination.lock
 ///                source.session  destination.session
-///                source.throttle                        while a control group's bound is ours
 /// RUN/SESSION-ID/page-state                              on tmpfs: survives our processes only,
 ///                attach.json                             as the VM's memory does
 ///                guest-paused
+/// RUN/throttle/GROUP                                     while a control group's bound is ours
 /// RUN/control/HASH.source        HASH.destination        sockets
 /// ```
 public struct StateDirectory: Hashable, Sendable {

@@ -12,6 +12,8 @@ struct ThrottleOrder: Codable, Hashable, Sendable {
   var leaseMilliseconds: UInt64
   var group: ThrottledGroup
   var recordPath: String
+  /// Whose VM it is.
+  var owner: String
 }
 
 /// What came of an order; one packet.
@@ -65,8 +67,10 @@ enum ThrottlePacket {
 public enum ThrottleKeeper {
   /// Between two attempts to put a bound back.
   private static let retryNanoseconds: UInt64 = 1_000_000_000
-  /// After these it is left to whoever finds the file.
-  private static let maximumRetryCount = 60
+  /// After so many of them, it is tried again only so often: a group above that allows less than it
+  /// did may do so for days.
+  private static let frequentRetryCount: UInt64 = 60
+  private static let rareRetryNanoseconds: UInt64 = 60_000_000_000
 
   /// Runs until the other end of the channel, inherited under that number, is closed and the bound
   /// is back. Hardens the process.
@@ -101,7 +105,7 @@ public enum ThrottleKeeper {
       case .ended: break serving
       case .nothing:
         leaseEnd = nil
-        do throws(SystemError) { try throttle.release() } catch { leaseEnd = later() }
+        do throws(ThrottleError) { try throttle.release() } catch { leaseEnd = later() }
       case .value(let order):
         let answer = carryOut(order, &throttle)
         leaseEnd =
@@ -113,11 +117,16 @@ public enum ThrottleKeeper {
         try? ThrottlePacket.send(answer, over: stream)
       }
     }
-    for _ in 0..<maximumRetryCount {
-      if (try? throttle.release()) != nil { return }
-      _ = try Readiness.wait(for: [], until: later())
+    var retryCount: UInt64 = 0
+    // For ever: nobody else does it, but who finds the file.
+    while (try? throttle.release()) == nil {
+      retryCount += 1
+      _ = try Readiness.wait(
+        for: [],
+        until: MonotonicClock.now().advanced(
+          byNanoseconds: retryCount < frequentRetryCount
+            ? retryNanoseconds : rareRetryNanoseconds))
     }
-    try throttle.release()
   }
 
   /// Nobody lends for longer than a minute.
@@ -130,10 +139,11 @@ public enum ThrottleKeeper {
   private static func carryOut(
     _ order: ThrottleOrder, _ throttle: inout HeldThrottle
   ) -> ThrottleAnswer {
-    do throws(SystemError) {
+    do throws(ThrottleError) {
       if (1...99).contains(order.percent) {
         try throttle.take(
-          percent: order.percent, of: order.group, recordPath: order.recordPath)
+          percent: order.percent, of: order.group, recordPath: order.recordPath,
+          owner: order.owner)
       } else {
         try throttle.release()
       }

@@ -30,6 +30,9 @@ public final class ThrottleKeeperClient: Sendable {
   private struct State {
     var channel: Channel?
     var number: UInt64 = 0
+    /// The last one.
+    var order: ThrottleOrder?
+    var isEnded = false
   }
 
   private final class Channel: Sendable {
@@ -38,8 +41,8 @@ public final class ThrottleKeeperClient: Sendable {
     init(_ stream: consuming DescriptorStream) { self.stream = stream }
   }
 
-  /// The keeper answers when a small file is on disk.
-  private static let answerNanoseconds: UInt64 = 2_000_000_000
+  /// The keeper answers when two small files in memory are written.
+  public static let answerNanoseconds: UInt64 = 2_000_000_000
 
   private let process: WorkerProcess
   private let state: Lock<State>
@@ -61,46 +64,86 @@ public final class ThrottleKeeperClient: Sendable {
   }
 
   /// An ended child that nobody reaps stays for as long as this process lives.
-  deinit { end() }
+  deinit {
+    // Nobody is there any more to be told.
+    try? end()
+  }
 
   /// Takes so many percent from a group for so long at most, in place of what was taken before; 0
-  /// puts its bound back. Returns when that is done, or throws after 2 s. What a keeper that was
-  /// killed has left is put back here. For one thread at a time.
+  /// puts its bound back. Returns when that is done, or throws when there is no answer in time:
+  /// then the keeper is ended, and what it has left is put back here. For one thread at a time.
   public func throttle(
     percent: Int, forMilliseconds milliseconds: UInt64, of group: ThrottledGroup,
-    recordPath: String
+    recordPath: String, owner: String, answerNanoseconds: UInt64 = answerNanoseconds
   ) throws(ThrottleKeeperError) {
     let order = state.withLock { state in
       state.number += 1
-      return ThrottleOrder(
+      let order = ThrottleOrder(
         number: state.number, percent: percent, leaseMilliseconds: milliseconds, group: group,
-        recordPath: recordPath)
+        recordPath: recordPath, owner: owner)
+      state.order = order
+      return order
     }
     do throws(ThrottleKeeperError) {
-      try carryOut(order)
+      try carryOut(
+        order, until: MonotonicClock.now().advanced(byNanoseconds: answerNanoseconds))
     } catch {
-      if case .system = error {
-        state.withLock { $0.channel = nil }
-        _ = try? LeftThrottle.restore(recordedIn: recordPath)
+      switch error {
+      case .failed: throw error
+      case .system, .silent: break
       }
-      throw error
+      let isFirst = state.withLock { $0.channel.take() } != nil
+      try restore(waitingNanoseconds: isFirst ? answerNanoseconds : 0)
+      // The bound is back: that is what was asked for.
+      if percent != 0 { throw error }
     }
   }
 
-  /// Closes the channel and waits for the keeper's end: the bound is back then. False when it does
-  /// not end in time; it goes on trying.
-  @discardableResult
-  public func end() -> Bool {
+  /// Has the bound put back and the keeper end. One that does not answer is killed, and the bound
+  /// put back here; throws when that cannot be done now. A keeper that answers that it cannot do it
+  /// goes on trying, and outlives this process.
+  public func end() throws(ThrottleKeeperError) {
+    let last = state.withLock { state in
+      defer { state.isEnded = true }
+      return state.isEnded ? nil : (isOpen: state.channel != nil, order: state.order)
+    }
+    guard let last else { return }
+    if last.isOpen, let order = last.order {
+      do throws(ThrottleKeeperError) {
+        try throttle(
+          percent: 0, forMilliseconds: 0, of: order.group, recordPath: order.recordPath,
+          owner: order.owner)
+      } catch {
+        state.withLock { $0.channel = nil }
+        throw error
+      }
+    }
     state.withLock { $0.channel = nil }
     let deadline = MonotonicClock.now().advanced(byNanoseconds: Self.answerNanoseconds)
-    return process.waitForEnd(until: deadline) != nil
+    // It may have been killed, and have left its file.
+    if process.waitForEnd(until: deadline) == nil || last.order != nil {
+      try restore(waitingNanoseconds: Self.answerNanoseconds)
+    }
   }
 
-  private func carryOut(_ order: ThrottleOrder) throws(ThrottleKeeperError) {
+  /// Ends the keeper, whatever it does, and puts back what it has left.
+  private func restore(waitingNanoseconds nanoseconds: UInt64) throws(ThrottleKeeperError) {
+    try? process.handle.kill()
+    let deadline = MonotonicClock.now().advanced(byNanoseconds: nanoseconds)
+    _ = process.waitForEnd(until: deadline)
+    guard let path = state.withLock({ $0.order?.recordPath }) else { return }
+    do throws(ThrottleError) {
+      _ = try LeftThrottle.restore(
+        recordedIn: path, endingKeeperAfter: 0, deathNanoseconds: 0)
+    } catch { throw .failed("the bound of the VM's control group is not put back: \(error)") }
+  }
+
+  private func carryOut(
+    _ order: ThrottleOrder, until deadline: Instant
+  ) throws(ThrottleKeeperError) {
     guard let channel = state.withLock({ $0.channel }) else {
       throw .system(SystemError("sendmsg", "the keeper of the bound", .brokenPipe))
     }
-    let deadline = MonotonicClock.now().advanced(byNanoseconds: Self.answerNanoseconds)
     do throws(SystemError) {
       try ThrottlePacket.send(order, over: channel.stream)
     } catch {

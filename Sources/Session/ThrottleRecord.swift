@@ -1,7 +1,7 @@
 internal import FoundationEssentials
 internal import Glibc
 internal import Pages
-public import System
+internal import System
 
 /// What a keeper has changed of a control group's bound: enough for another process to put it back.
 struct ThrottleRecord: Codable, Hashable, Sendable {
@@ -13,6 +13,8 @@ struct ThrottleRecord: Codable, Hashable, Sendable {
   var boot: String
   /// Who puts the bound back as long as it lives.
   var keeper: SavedProcess
+  /// Whose VM it is: `StateDirectory.throttleOwner`.
+  var owner: String
   var group: ThrottledGroup
   /// The bound that is not ours.
   var original: ProcessorBound
@@ -24,24 +26,49 @@ struct ThrottleRecord: Codable, Hashable, Sendable {
     written.contains { group.group.has(bound, asWritten: $0) }
   }
 
-  /// Puts the original bound back, unless it is there, somebody else has set another one meanwhile,
-  /// or the group is gone.
-  func restore(files: HostFiles) throws(SystemError) {
-    guard group.exists(files: files), let present = group.group.processorBound(files: files),
-      isOurs(present)
-    else { return }
+  /// Puts the original bound back, unless somebody else has set another one meanwhile, or the group
+  /// is gone; whether it did. Where a group above allows less by now (version 1), it puts as much
+  /// back as that allows, notes it in the file, and throws `limited`.
+  mutating func restore(
+    recordedIn path: String, files: HostFiles
+  ) throws(ThrottleError) -> Bool {
     do throws(SystemError) {
-      try group.group.write(original, files: files)
-    } catch {
-      // Removed a moment ago.
-      guard group.exists(files: files) else { return }
-      throw error
-    }
+      guard let present = try group.presentBound(files: files), isOurs(present) else {
+        return false
+      }
+      do throws(SystemError) {
+        try group.group.write(original, files: files)
+        return true
+      } catch {
+        // Removed a moment ago.
+        guard try group.exists(files: files) else { return false }
+        guard error.errno == .invalidArgument, !group.isVersion2 else { throw error }
+        let allowed = try group.allowed(original, files: files)
+        guard let quota = allowed.quotaMicroseconds, allowed != original else { throw error }
+        if let present = present.quotaMicroseconds, present < quota {
+          written = [present, quota].map {
+            ProcessorBound(
+              quotaMicroseconds: $0, periodMicroseconds: allowed.periodMicroseconds)
+          }
+          try ThrottleRecordFile.write(self, to: path)
+          try group.group.write(allowed, files: files)
+        }
+      }
+    } catch { throw .system(error) }
+    throw .limited(
+      group: group.path, quotaMicroseconds: written.last?.quotaMicroseconds ?? 0)
   }
 }
 
-/// The file of a record: mode 0600, replaced whole, there only while a bound may be ours.
+/// The file of a record: mode 0600, replaced whole, there only while a bound may be ours. It is in
+/// memory, as the group is: nothing that a keeper does waits for a disk.
 enum ThrottleRecordFile {
+  /// What every version has.
+  private struct Beginning: Decodable {
+    let version: Int
+    let boot: String
+  }
+
   /// Above any record: one path and a few numbers.
   private static let maximumByteCount = 1 << 14
 
@@ -58,61 +85,20 @@ enum ThrottleRecordFile {
       if error.errno == .noSuchEntry { return nil }
       throw error
     }
-    guard let record = try? JSONDecoder().decode(ThrottleRecord.self, from: Data(bytes)),
-      record.version == ThrottleRecord.currentVersion
-    else { throw SystemError("read", "\(path), which is no record of a bound", .badMessage) }
-    return record.boot == (try BootID.current()).text ? record : nil
+    let unknown = SystemError("read", "\(path), which is no record of a bound", .badMessage)
+    guard let beginning = try? JSONDecoder().decode(Beginning.self, from: Data(bytes)) else {
+      throw unknown
+    }
+    // One of an earlier boot says nothing, whatever version it is.
+    guard beginning.boot == (try BootID.current()).text else { return nil }
+    guard beginning.version == ThrottleRecord.currentVersion,
+      let record = try? JSONDecoder().decode(ThrottleRecord.self, from: Data(bytes))
+    else { throw unknown }
+    return record
   }
 
   static func write(_ record: ThrottleRecord, to path: String) throws(SystemError) {
-    try FileSystem.replaceFile(path, with: ControlLine.bytes(of: record), permissions: 0o600)
-  }
-}
-
-/// A bound that processes which are gone have left lowered.
-public enum LeftThrottle {
-  /// A keeper whose worker has died puts the bound back at once.
-  static let keeperNanoseconds: UInt64 = 5_000_000_000
-
-  /// Puts the bound back that the record in that file tells of, and removes the file. Call it with
-  /// the VM's lock held: nobody else then slows this VM down. The group whose bound it was; nil
-  /// when nothing was left. After an error the file stays.
-  public static func restore(recordedIn path: String) throws(SystemError) -> String? {
-    try restore(recordedIn: path, files: HostFiles())
-  }
-
-  static func restore(
-    recordedIn path: String, files: HostFiles, keeperNanoseconds: UInt64 = keeperNanoseconds
-  ) throws(SystemError) -> String? {
-    guard let seen = try ThrottleRecordFile.read(path) else {
-      // Of an earlier boot.
-      try FileSystem.removeFile(path)
-      return nil
-    }
-    endKeeper(seen.keeper.identity, after: keeperNanoseconds)
-    // The keeper may have done it meanwhile.
-    guard let record = try ThrottleRecordFile.read(path) else { return nil }
-    try record.restore(files: files)
-    try FileSystem.removeFile(path)
-    return record.group.path
-  }
-
-  /// Waits for the end of a keeper, which nobody tells anything any more, and sees to it.
-  private static func endKeeper(_ identity: ProcessIdentity, after nanoseconds: UInt64) {
-    guard let keeper = try? ProcessHandle.open(pid: identity.pid), keeper.identity == identity
-    else { return }
-    let deadline = MonotonicClock.now().advanced(byNanoseconds: nanoseconds)
-    guard !keeper.waitUntilEnded(deadline: deadline) else { return }
-    // One that stands still must not wake up and change what is restored here.
-    try? keeper.kill()
-    let last = MonotonicClock.now().advanced(byNanoseconds: keeperNanoseconds)
-    _ = keeper.waitUntilEnded(deadline: last)
-  }
-}
-
-extension StateDirectory {
-  /// What is changed of the bound of a VM's control group, while it is.
-  public func throttleRecordPath(ofVM name: VMName) -> String {
-    "\(path(ofVM: name))/source.throttle"
+    try FileSystem.replaceFile(
+      path, with: ControlLine.bytes(of: record), permissions: 0o600, isDurable: false)
   }
 }

@@ -50,9 +50,10 @@ extension FileSystem {
   }
 
   /// Puts a file with these bytes under that name, whole or not at all, also when the host loses
-  /// power: written beside it under another name, made durable, renamed over it.
+  /// power: written beside it under another name, made durable, renamed over it. One that is not
+  /// durable waits for no disk, and may be another one after a loss of power.
   public static func replaceFile(
-    _ path: String, with bytes: [UInt8], permissions: UInt32
+    _ path: String, with bytes: [UInt8], permissions: UInt32, isDurable: Bool = true
   ) throws(SystemError) {
     let slash = path.lastIndex(of: "/")
     let draft = path + ".new"
@@ -62,12 +63,13 @@ extension FileSystem {
       let file = try OwnedDescriptor.open(
         draft, flags: O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: permissions)
       try file.writeAll(bytes, atOffset: 0, operand: draft)
-      try file.synchronize(operand: draft)
+      if isDurable { try file.synchronize(operand: draft) }
       guard unsafe Glibc.rename(draft, path) == 0 else { throw SystemError("rename", path) }
     } catch {
       try? removeFile(draft)
       throw error
     }
+    guard isDurable else { return }
     try synchronizeDirectory(slash.map { String(path[...$0]) } ?? ".")
   }
 }

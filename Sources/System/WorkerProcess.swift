@@ -24,15 +24,18 @@ public final class WorkerProcess: Sendable {
     isSilent: Bool = false
   ) throws(SystemError) {
     var spawn = ProcessSpawn()
-    let nowhere = try OwnedDescriptor.open("/dev/null", flags: O_WRONLY)
-    if isSilent {
-      spawn.output = nowhere.rawValue
-      spawn.error = nowhere.rawValue
-    }
     spawn.passed = passed.rawValue
     spawn.blockedSignals = SessionSignal.allCases.map(\.rawValue)
     spawn.startsSession = true
-    let pid = try spawn.start(arguments, executable: executable)
+    let pid: Int32
+    if isSilent {
+      let nowhere = try OwnedDescriptor.open("/dev/null", flags: O_WRONLY)
+      spawn.output = nowhere.rawValue
+      spawn.error = nowhere.rawValue
+      pid = try spawn.start(arguments, executable: executable)
+    } else {
+      pid = try spawn.start(arguments, executable: executable)
+    }
     do throws(SystemError) {
       handle = try ProcessHandle.open(pid: pid)
     } catch {

@@ -8,9 +8,14 @@ public protocol ProcessorThrottle: Sendable {
   /// Takes a share of its processor time from the guest, in percent, 0 to 99, for so long at most;
   /// in place of what was taken before. 0: it gets all of it, at once.
   func throttle(percent: Int, forMilliseconds: UInt64) throws(VMMError)
+  /// The guest gets all of its time, in a moment: it is about to be paused.
+  func releaseForPause() throws(VMMError)
 }
 
 extension ProcessorThrottle {
   /// Unless a throttle knows otherwise.
   public var slowsVMM: Bool { false }
+
+  /// As any other release, unless a throttle can be faster.
+  public func releaseForPause() throws(VMMError) { try throttle(percent: 0, forMilliseconds: 0) }
 }

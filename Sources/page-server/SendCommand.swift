@@ -210,12 +210,12 @@ struct SendCommand: ParsableCommand {
     _ context: WorkerContext, signals: borrowing SignalSource, isRecovering: Bool
   ) throws -> ExitCode {
     // Before the process is hardened, which lets it start no other one.
-    let throttleKeeper = isRecovering ? nil : try startThrottleKeeper()
-    defer { throttleKeeper?.end() }
+    let keeperStart = Result { isRecovering ? nil : try startThrottleKeeper() }
     // Before any thread: they inherit what they may do.
     let findings = common.harden()
     let console = common.console(for: context)
     for finding in findings { console.log(.debug, "\(finding)") }
+    defer { Self.end(try? keeperStart.get(), console) }
     let desk = try SessionDesk.atStart(vmName: try common.vmName(), side: .source)
     let reporter = SendReporter(
       vmName: common.vm, mode: mode.rawValue, console: console)
@@ -228,7 +228,7 @@ struct SendCommand: ParsableCommand {
       reporter.trace = try common.migrationTrace(
         process: "page-server", isContinued: isRecovering, console: console)
       var configuration = try configuration(console)
-      configuration.throttleKeeper = throttleKeeper
+      configuration.throttleKeeper = try keeperStart.get()
       let saved = isRecovering ? try common.savedSession(.source) : nil
       let session =
         isRecovering
@@ -291,6 +291,13 @@ struct SendCommand: ParsableCommand {
         ])
     } catch {
       throw Refusal(.unfit, "the process that keeps the control group's bound: \(error)")
+    }
+  }
+
+  /// Behind everything else: what it could not do, somebody has to see to.
+  private static func end(_ keeper: ThrottleKeeperClient?, _ console: Console) {
+    do throws(ThrottleKeeperError) { try keeper?.end() } catch {
+      console.log(.warning, "\(error); the next send or recover of this VM tries it again")
     }
   }
 
@@ -368,7 +375,9 @@ extension SendCommand {
     case .bandwidthLimited(let bytesPerSecond):
       desk.update { $0.bytesPerSecondLimit = bytesPerSecond }
     case .seedRound(let note): desk.update { $0.round = status(of: note) }
-    case .listening, .stranger, .refused, .stopRefused, .signalIgnored, .leftThrottle: break
+    case .listening, .stranger, .refused, .stopRefused, .signalIgnored, .leftThrottle,
+      .throttleProblem:
+      break
     }
   }
 }

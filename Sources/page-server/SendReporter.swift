@@ -67,7 +67,8 @@ final class SendReporter {
         .warning,
         "control group \(group) has its bound of processor time again, which a migration that "
           + "died had lowered")
-    case .leftThrottle(.stuck(let reason)): console.log(.warning, reason)
+    case .leftThrottle(.stuck(let reason)), .throttleProblem(let reason):
+      console.log(.warning, reason)
     case .progress(let progress): show(progress)
     }
   }

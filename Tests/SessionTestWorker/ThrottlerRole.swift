@@ -9,9 +9,10 @@ func runThrottler(_ arguments: [String]) throws {
   let client = try ThrottleKeeperClient(arguments: ["throttler", "throttle-keeper"])
   let group = try ThrottledGroup.find(ofVMM: pid, vcpuCount: 1)
   try client.throttle(
-    percent: 80, forMilliseconds: 60_000, of: group, recordPath: arguments[1])
+    percent: 80, forMilliseconds: 60_000, of: group, recordPath: arguments[1],
+    owner: "throttler")
   say("throttled \(client.identity.pid)")
   // Readable when the test is gone.
   _ = try Readiness.wait(for: [1])
-  client.end()
+  try client.end()
 }

@@ -48,6 +48,24 @@ struct ProcessorBoundTests {
   }
 }
 
+@Suite("Bounds below others")
+struct NestedBoundTests {
+  @Test(
+    "are as much of what they were as those allow",
+    arguments: [
+      // What it was, what is above, and its period, what is left.
+      (50_000, 20_000, 100_000, 20_000), (50_000, 20_000, 50_000, 40_000),
+      (50_000, 90_000, 100_000, 50_000), (50_000, nil, 100_000, 50_000),
+      (nil, 20_000, 100_000, nil), (50_000, 500, 100_000, 1000),
+    ] as [(UInt64?, UInt64?, UInt64, UInt64?)])
+  func limited(quota: UInt64?, above: UInt64?, period: UInt64, left: UInt64?) {
+    let bound = ProcessorBound(quotaMicroseconds: quota, periodMicroseconds: 100_000)
+    let other = ProcessorBound(quotaMicroseconds: above, periodMicroseconds: period)
+    #expect(bound.limited(to: other).quotaMicroseconds == left)
+    #expect(bound.limited(to: other).periodMicroseconds == 100_000)
+  }
+}
+
 @Suite("The control group of a VMM")
 struct ThrottledGroupTests {
   private let scratch: ScratchDirectory
@@ -59,7 +77,8 @@ struct ThrottledGroupTests {
   }
 
   private func find(_ pid: Int32 = 40, vcpuCount: Int? = nil) throws -> ThrottledGroup {
-    try ThrottledGroup.find(ofVMM: pid, vcpuCount: vcpuCount, onlineCount: 4, files: files)
+    try ThrottledGroup.find(
+      ofVMM: pid, vcpuCount: vcpuCount, onlineCount: 4, files: files, ownPID: 99)
   }
 
   /// A process with one thread for each group that is named, as /proc shows it.
@@ -90,8 +109,7 @@ struct ThrottledGroupTests {
     try process(42, parent: 41)
     try group1("", processes: "1\n7\n")
     try group1("/vm", processes: "40\n42\n")
-    // 43 has ended meanwhile.
-    try group1("/vm/sub", processes: "41\n43\n")
+    try group1("/vm/sub", processes: "41\n")
     let one = try find()
     #expect(one.path == "/sys/fs/cgroup/cpu/vm" && !one.isVersion2)
     #expect(one.usableMicrosecondsPerSecond == 4_000_000)
@@ -113,6 +131,10 @@ struct ThrottledGroupTests {
       try scratch.write("threaded\n", to: "sys/fs/cgroup/vm/\(name)/cgroup.type")
     }
     #expect(try find().path == "/sys/fs/cgroup/vm")
+    // A group of threads in which all of them are does not tell who else is in it.
+    try process(45, parent: 7, "0::/vm/emulator\n")
+    let foreign = ThrottledGroupError.foreign(group: "/sys/fs/cgroup/vm", pid: 40)
+    #expect(throws: foreign) { try find(45) }
     try scratch.write("domain\n", to: "sys/fs/cgroup/vm/vcpu0/cgroup.type")
     #expect(throws: ThrottledGroupError.unseen(group: "/sys/fs/cgroup/vm/vcpu0")) { try find() }
   }
@@ -141,6 +163,12 @@ struct ThrottledGroupTests {
     #expect(throws: ThrottledGroupError.foreign(group: sub, pid: 7)) { try find(46) }
     try group1("/vm/sub", processes: "0\n")
     #expect(throws: ThrottledGroupError.foreign(group: sub, pid: 0)) { try find(46) }
+    // One that cannot be seen, and is in the group still, has not ended.
+    try group1("/vm/sub", processes: "43\n")
+    #expect(throws: ThrottledGroupError.foreign(group: sub, pid: 43)) { try find(46) }
+    try process(99, parent: 46)
+    try group1("/vm/sub", processes: "99\n")
+    #expect(throws: ThrottledGroupError.ours(group: sub)) { try find(46) }
     let message = "\(ThrottledGroupError.foreign(group: sub, pid: 7))"
     #expect(message.contains(sub) && message.contains("systemd-run --scope"))
   }

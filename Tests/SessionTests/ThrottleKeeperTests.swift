@@ -14,9 +14,9 @@ private final class SpinningGroup {
   let scratch: ScratchDirectory
   private(set) var spinners: [ChildProcess] = []
 
-  init() throws {
+  init(in outer: SpinningGroup? = nil) throws {
     let digits = try RandomBytes.make(6).map { String($0, radix: 16) }.joined()
-    path = "\(Self.root)/postcopy-test-\(digits)"
+    path = "\(outer?.path ?? Self.root)/postcopy-test-\(digits)"
     scratch = try ScratchDirectory()
     try #require(unsafe mkdir(path, 0o755) == 0)
     try spin()
@@ -83,7 +83,7 @@ struct ThrottleKeeperTests {
   ) throws {
     try client.throttle(
       percent: percent, forMilliseconds: milliseconds, of: spinning.found(),
-      recordPath: spinning.record)
+      recordPath: spinning.record, owner: "vm")
   }
 
   @Test("lowers it and puts it back as it is told, and holds nothing else")
@@ -94,7 +94,9 @@ struct ThrottleKeeperTests {
     #expect(FileSystem.exists(spinning.record))
     let keeper = "/proc/\(client.identity.pid)"
     let numbers = try FileSystem.entryNames(ofDirectory: keeper + "/fd").sorted()
-    #expect(numbers == ["0", "1", "2", "3"])
+    // The last one is its lock.
+    #expect(numbers == ["0", "1", "2", "3", "4"])
+    #expect(FileSystem.linkTarget(keeper + "/fd/4") == spinning.path)
     for number in 0...2 { #expect(FileSystem.linkTarget("\(keeper)/fd/\(number)") == "/dev/null") }
     #expect(FileSystem.linkTarget(keeper + "/cwd") == "/")
     try take(99, client)
@@ -102,8 +104,7 @@ struct ThrottleKeeperTests {
     try take(0, client)
     #expect(spinning.quota == "-1")
     #expect(!FileSystem.exists(spinning.record))
-    let hasEnded = client.end()
-    #expect(hasEnded)
+    try client.end()
   }
 
   @Test("puts it back when it was lent for no longer, and when its worker ends without a word")
@@ -113,8 +114,8 @@ struct ThrottleKeeperTests {
     try spinning.waitFor(quota: "-1")
     try take(80, client)
     #expect(spinning.quota == "20000")
-    let hasEnded = client.end()
-    #expect(hasEnded && spinning.quota == "-1")
+    try client.end()
+    #expect(spinning.quota == "-1")
     #expect(!FileSystem.exists(spinning.record))
     #expect(throws: ThrottleKeeperError.self) { try take(80, client) }
     #expect(spinning.quota == "-1")
@@ -139,29 +140,75 @@ struct ThrottleKeeperTests {
     let first = try client()
     try take(80, first)
     try ProcessHandle.open(pid: first.identity.pid).kill()
-    try #require(first.end())
-    #expect(spinning.quota == "20000")
-    #expect(try LeftThrottle.restore(recordedIn: spinning.record) == spinning.path)
-    #expect(spinning.quota == "-1")
+    let group = try LeftThrottle.restore(
+      recordedIn: spinning.record, endingKeeperAfter: 60_000_000_000)
+    #expect(group == spinning.path && spinning.quota == "-1")
     #expect(!FileSystem.exists(spinning.record))
     let second = try client()
     try take(80, second)
     try ProcessHandle.open(pid: second.identity.pid).kill()
-    #expect(throws: ThrottleKeeperError.self) { try take(0, second) }
+    #expect(throws: ThrottleKeeperError.self) { try take(90, second) }
     #expect(spinning.quota == "-1")
     #expect(!FileSystem.exists(spinning.record))
+    let third = try client()
+    try take(80, third)
+    try ProcessHandle.open(pid: third.identity.pid).kill()
+    try third.end()
+    #expect(spinning.quota == "-1")
   }
 
-  @Test("that stands still is ended before anybody else puts the bound back")
-  func stoppedKeeper() throws {
+  @Test("that stands still is ended, and the bound put back", arguments: [0, 50])
+  func stoppedKeeper(percent: Int) throws {
     let client = try client()
     try take(80, client)
     try ProcessHandle.open(pid: client.identity.pid).send(signal: SIGSTOP)
-    let group = try LeftThrottle.restore(
-      recordedIn: spinning.record, files: HostFiles(), keeperNanoseconds: 0)
-    #expect(group == spinning.path && spinning.quota == "-1")
-    let hasEnded = client.end()
-    #expect(hasEnded && spinning.quota == "-1")
+    if percent == 0 {
+      try take(0, client)
+    } else {
+      #expect(throws: ThrottleKeeperError.silent) { try take(percent, client) }
+    }
+    #expect(spinning.quota == "-1" && !FileSystem.exists(spinning.record))
+    let second = try self.client()
+    try take(80, second)
+    try ProcessHandle.open(pid: second.identity.pid).send(signal: SIGSTOP)
+    try second.end()
+    #expect(spinning.quota == "-1" && !FileSystem.exists(spinning.record))
+  }
+
+  @Test("is one at a time, whoever's VM it is")
+  func two() throws {
+    let first = try client()
+    try take(80, first)
+    let second = try client()
+    let error = #expect(throws: ThrottleKeeperError.self) {
+      try second.throttle(
+        percent: 50, forMilliseconds: Self.aMinute, of: spinning.found(),
+        recordPath: spinning.scratch.path("second"), owner: "other")
+    }
+    #expect("\(try #require(error))".contains("another migration slows"))
+    try first.end()
+    #expect(spinning.quota == "-1")
+  }
+
+  @Test("puts back as much as a group above allows, and the rest when it can")
+  func nested() throws {
+    let inner = try SpinningGroup(in: spinning)
+    try inner.write("50000", to: "cpu.cfs_quota_us")
+    let client = try client()
+    try client.throttle(
+      percent: 80, forMilliseconds: Self.aMinute, of: inner.found(), recordPath: inner.record,
+      owner: "vm")
+    #expect(inner.quota == "10000")
+    try spinning.write("20000", to: "cpu.cfs_quota_us")
+    let error = #expect(throws: ThrottleKeeperError.self) {
+      try client.throttle(
+        percent: 0, forMilliseconds: 0, of: inner.found(), recordPath: inner.record, owner: "vm")
+    }
+    #expect("\(try #require(error))".contains("while a group above"))
+    #expect(inner.quota == "20000" && FileSystem.exists(inner.record))
+    try spinning.write("-1", to: "cpu.cfs_quota_us")
+    try client.end()
+    #expect(inner.quota == "50000" && !FileSystem.exists(inner.record))
   }
 
   @Test("leaves an operator's bound as it was, and one that comes meanwhile as it is")
@@ -178,7 +225,7 @@ struct ThrottleKeeperTests {
     try take(0, client)
     #expect(spinning.quota == "30000")
     #expect(FileSystem.text(ofSmallFile: "\(spinning.path)/cpu.cfs_period_us") == "50000")
-    client.end()
+    try client.end()
   }
 
   @Test("is asked for nothing where another process is in the group")
