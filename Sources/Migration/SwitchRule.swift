@@ -103,9 +103,9 @@ public struct SwitchLimits: Hashable, Sendable {
 /// sent, for ever, so the first round's measurement decides at once. So does a first round that
 /// leaves more than half of what it sent: written at random, memory is all written before the rate
 /// of distinct pages shows how fast the guest is, and rounds that shrink by a tenth cost more than
-/// they spare. Anything slower converges
-/// geometrically, until the guest's working set itself is what each round leaves: the forecast
-/// then stops improving, and two such rounds in turn end it (one may be a disturbance).
+/// they spare. Anything slower converges geometrically, until the guest's working set itself is
+/// what each round leaves: the forecast then stops improving, and two such rounds in turn end it
+/// (one may be a disturbance).
 ///
 /// Pre-copy has no second part in which the guest could fault in what is left: there the same
 /// findings are only told, and the rounds go on.
@@ -141,8 +141,8 @@ public struct SwitchRule: Sendable {
   ) -> RoundVerdict {
     roundCount += 1
     noteGain(round.dirtiedByteCount)
-    noteHalving(round)
     let isMixed = isRoundMixed
+    noteHalving(round, isMixed: isMixed)
     isRoundMixed = false
     if !isMixed { noteBandwidth(of: round) }
     if fits(round.dirtiedByteCount) { return .switchOver(.fits) }
@@ -206,6 +206,8 @@ public struct SwitchRule: Sendable {
   /// `--max-rounds`: a link that is lost in each would have them go on for ever. Those that leave
   /// less come to an end by themselves.
   public mutating func roundLost(remaining: UInt64) {
+    // The next round has what the lost one did not bring to send as well.
+    self.remaining = remaining
     if let smallest = smallestLeftByLoss, remaining >= smallest {
       lostRoundCount += 1
     } else {
@@ -255,11 +257,11 @@ public struct SwitchRule: Sendable {
     }
   }
 
-  private mutating func noteHalving(_ round: SeedRoundResult) {
+  private mutating func noteHalving(_ round: SeedRoundResult, isMixed: Bool) {
     let hadToSend = remaining ?? round.sentByteCount + round.savedByteCount
     remaining = round.dirtiedByteCount
-    // One that took no time tells nothing.
-    guard round.bandwidth != nil else { return }
+    // One that took no time tells nothing, nor one of which a part went under another limit.
+    guard round.bandwidth != nil, !isMixed else { return }
     // No sum of bytes of an image overflows.
     roundsWithoutHalving =
       2 * round.dirtiedByteCount > hadToSend ? roundsWithoutHalving + 1 : 0

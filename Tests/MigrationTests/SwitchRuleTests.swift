@@ -69,6 +69,20 @@ import Testing
     }
   }
 
+  /// What a lost round has not brought is no fault of the guest's: the round behind it had more to
+  /// send than the one before had left, and is judged by that. So is a limit that was changed.
+  @Test func aLostRoundAndAChangedLimitAreNotHeldAgainstTheGuest() {
+    var lost = SwitchRule(SwitchLimits())
+    #expect(judge(&lost, sent: 100, dirtied: 40) == on)
+    #expect(judge(&lost, sent: 40, dirtied: 30) == on)
+    lost.roundLost(remaining: 60 * Self.mebibyte)
+    #expect(judge(&lost, sent: 60, dirtied: 29) == on)
+    var changed = SwitchRule(SwitchLimits())
+    changed.bandwidthChanged()
+    #expect(judge(&changed, sent: 100, dirtied: 80) == on)
+    #expect(judge(&changed, sent: 80, dirtied: 50) == on)
+  }
+
   /// Whatever the guest does, what hybrid sends is bounded: each round at most half of the one
   /// before, two times not, and then the rest.
   @Test func whatHybridSendsIsBounded() {
