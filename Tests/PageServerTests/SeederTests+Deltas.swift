@@ -137,16 +137,8 @@ extension SeederTests {
       #expect(try peer.receive().delta != nil)
       peer.connection.shutdown()
     }
-    let plane = first.plane
-    let ender = try TestThread {
-      while let notice = plane.events.receive(until: soon()) {
-        if case .linkLost = notice { break }
-      }
-      plane.cut()
-    }
-    #expect(try seeder.run(over: plane) { _ in }.isLinkLost)
+    try runUntilLost(seeder, over: first.plane)
     try reader.finish()
-    try ender.finish()
     // Page 2 was sent in round 1, and its change is against that.
     try change(memory, 2..<3, to: 8)
     log.write([2])

@@ -23,17 +23,8 @@ extension SeederTests {
       while try peer.receive().header.type != .seedRound {}
       peer.connection.shutdown()
     }
-    let plane = first.plane
-    let ender = try TestThread {
-      while let notice = plane.events.receive(until: soon()) {
-        if case .linkLost = notice { break }
-      }
-      plane.cut()
-    }
-    let end = try seeder.run(over: plane) { _ in Issue.record("no round has ended") }
-    #expect(end.isLinkLost)
+    try runUntilLost(seeder, over: first.plane) { _ in Issue.record("no round has ended") }
     try reader.finish()
-    try ender.finish()
     log.write([7])
     let second = try TestMigration(backing, isReturn: true)
     let destination = Destination()
@@ -83,17 +74,8 @@ extension SeederTests {
       _ = try peer.receive()
       peer.connection.shutdown()
     }
-    let plane = first.plane
-    let ender = try TestThread {
-      while let notice = plane.events.receive(until: soon()) {
-        if case .linkLost = notice { break }
-      }
-      plane.cut()
-    }
-    let end = try seeder.run(over: plane) { _ in Issue.record("no round has ended") }
-    #expect(end.isLinkLost)
+    try runUntilLost(seeder, over: first.plane) { _ in Issue.record("no round has ended") }
     try reader.finish()
-    try ender.finish()
     #expect(taken.withLock { $0.count } == 16)
     // One of them is written meanwhile.
     log.write(taken.withLock { $0.prefix(1) })
@@ -144,16 +126,8 @@ extension SeederTests {
       #expect(try peer.receive().header.run.start == PageIndex(63))
       peer.connection.shutdown()
     }
-    let plane = first.plane
-    let ender = try TestThread {
-      while let notice = plane.events.receive(until: soon()) {
-        if case .linkLost = notice { break }
-      }
-      plane.cut()
-    }
-    #expect(try seeder.run(over: plane) { _ in }.isLinkLost)
+    try runUntilLost(seeder, over: first.plane)
     try reader.finish()
-    try ender.finish()
     let second = try TestMigration(backing, isReturn: true)
     let destination = Destination()
     let bulk = second.bulk[0]

@@ -131,6 +131,21 @@ extension SeedRunEnd {
 
   let on = RoundVerdict.goOn(obstacle: nil)
 
+  /// Runs the rounds over a link that ends in them; told of that, it is cut as a session cuts it.
+  func runUntilLost(
+    _ seeder: Seeder, over plane: SourceDataPlane,
+    told: (SeedRoundNote) -> Void = { _ in }
+  ) throws {
+    let ender = try TestThread {
+      while let notice = plane.events.receive(until: soon()) {
+        if case .linkLost = notice { break }
+      }
+      plane.cut()
+    }
+    #expect(try seeder.run(over: plane, told: told).isLinkLost)
+    try ender.finish()
+  }
+
   func noted(_ notes: Lock<[SeedRoundNote]>) -> [SeedRoundNote] { notes.withLock { $0 } }
 
   @Test(arguments: [1, 3])
