@@ -7,16 +7,23 @@ public struct SeedRoundResult: Hashable, Sendable {
   public var savedByteCount: UInt64
   /// From its first page to the moment when the destination had taken in its last one.
   public var nanoseconds: UInt64
-  /// Bytes of memory that were written meanwhile: what the next round has to send.
+  /// Bytes of memory that were written meanwhile, behind their being sent: what the next round has
+  /// to send.
   public var dirtiedByteCount: UInt64
+  /// Bytes of memory that were written in the last part of the round, which is about as long as the
+  /// next one where the log tells that much, and how long that was, in nanoseconds.
+  public var writtenByteCount: UInt64
+  public var writtenNanoseconds: UInt64
   /// A round trip of the link, with which each round ends; nil while none was measured.
   public var roundTripNanoseconds: UInt64?
 
-  /// A result with all its parts.
+  /// A result with all its parts, but that all was written during the whole of the round.
   public init(
     sentByteCount: UInt64, nanoseconds: UInt64, dirtiedByteCount: UInt64,
     roundTripNanoseconds: UInt64? = nil, savedByteCount: UInt64 = 0
   ) {
+    writtenByteCount = dirtiedByteCount
+    writtenNanoseconds = nanoseconds
     self.sentByteCount = sentByteCount
     self.savedByteCount = savedByteCount
     self.nanoseconds = nanoseconds
@@ -25,11 +32,21 @@ public struct SeedRoundResult: Hashable, Sendable {
   }
 
   /// Bytes in a second; nil when the round was too short to tell, or had only zeros.
-  public var bandwidth: Double? { sentByteCount == 0 ? nil : rate(of: sentByteCount) }
+  public var bandwidth: Double? {
+    sentByteCount == 0 ? nil : Self.rate(of: sentByteCount, in: nanoseconds)
+  }
   /// Bytes in a second that the guest writes; nil when the round was too short to tell.
-  public var dirtyRate: Double? { rate(of: dirtiedByteCount) }
+  public var dirtyRate: Double? { Self.rate(of: writtenByteCount, in: writtenNanoseconds) }
 
-  private func rate(of byteCount: UInt64) -> Double? {
+  /// How long a round takes that sends what this one has left, at this one's pace; no longer than
+  /// this one.
+  public var nextRoundNanoseconds: UInt64 {
+    let gone = Double(sentByteCount) + Double(savedByteCount)
+    guard Double(dirtiedByteCount) < gone else { return nanoseconds }
+    return UInt64(Double(nanoseconds) * (Double(dirtiedByteCount) / gone))
+  }
+
+  private static func rate(of byteCount: UInt64, in nanoseconds: UInt64) -> Double? {
     nanoseconds == 0 ? nil : Double(byteCount) * 1e9 / Double(nanoseconds)
   }
 }
@@ -44,7 +61,7 @@ public enum SwitchReason: String, CaseIterable, Hashable, Sendable {
   case stalled = "the rounds leave no less to send"
   /// The guest writes to so much of its memory that the rounds cost more than they spare it: after
   /// the first one, or two in turn.
-  case slowGain = "the rounds leave more than half of what they send"
+  case slowGain = "a round leaves more than half of what it sends"
   /// `--max-rounds`.
   case rounds = "the last round that was allowed is over"
   /// `--max-time`.
@@ -100,9 +117,8 @@ public struct SwitchLimits: Hashable, Sendable {
 ///
 /// Rounds pay as long as each leaves less than the one before: what is left after the last one is
 /// what the guest has to fault in. A guest that writes at the link's own rate leaves as much as was
-/// sent, for ever, so the first round's measurement decides at once. So does a first round that
-/// leaves more than half of what it sent: written at random, memory is all written before the rate
-/// of distinct pages shows how fast the guest is, and rounds that shrink by a tenth cost more than
+/// sent, for ever, so the first round's measurement decides at once. So does one by which the next
+/// round would leave more than half of what it sends: rounds that shrink by a tenth cost more than
 /// they spare. Anything slower converges geometrically, until the guest's working set itself is
 /// what each round leaves: the forecast then stops improving, and two such rounds in turn end it
 /// (one may be a disturbance).
@@ -262,9 +278,12 @@ public struct SwitchRule: Sendable {
     remaining = round.dirtiedByteCount
     // One that took no time tells nothing, nor one of which a part went under another limit.
     guard round.bandwidth != nil, !isMixed else { return }
-    // No sum of bytes of an image overflows.
-    roundsWithoutHalving =
-      2 * round.dirtiedByteCount > hadToSend ? roundsWithoutHalving + 1 : 0
+    guard round.writtenNanoseconds > 0 else { return }
+    // At the rate of its last part: what would be written in the whole of it.
+    let written =
+      Double(round.writtenByteCount)
+      * (Double(round.nanoseconds) / Double(round.writtenNanoseconds))
+    roundsWithoutHalving = 2 * written > Double(hadToSend) ? roundsWithoutHalving + 1 : 0
   }
 
   private mutating func noteGain(_ remaining: UInt64) {

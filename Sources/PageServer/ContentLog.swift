@@ -33,6 +33,8 @@ final class ContentLog: DirtyLog {
       Reader(buffer: try PageBuffer(byteCount: RunLoader.largestByteCount(of: layout))))
   }
 
+  var isCheap: Bool { false }
+
   /// From now on it is noted what is sent.
   func startDirtyLog() throws(VMMError) {
     digests.begin(pageCount: Int(layout.totalPageCount.rawValue))

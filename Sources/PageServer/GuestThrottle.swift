@@ -42,6 +42,9 @@ final class GuestThrottle: Sendable {
   /// What the guest loses now, in percent: what was asked for and done.
   var percent: Int { state.withLock { $0.appliedPercent } }
 
+  /// Whether the VMM itself may be slow, and is asked for nothing that can wait.
+  var mayHoldVMM: Bool { throttle.slowsVMM && state.withLock { $0.mayBeSlow } }
+
   /// A round has ended, and another one follows.
   func roundEnded(_ result: SeedRoundResult) {
     let hasChanged = state.withLock { state in

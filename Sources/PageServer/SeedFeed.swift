@@ -34,6 +34,7 @@ final class SeedFeed: Sendable {
     var pages: PageBitmap
     /// Pages before it were taken, or were none of the round's.
     var position = 0
+    var takenCount = 0
     var sentByteCount: UInt64 = 0
     var savedByteCount: UInt64 = 0
     var isStopped = false
@@ -68,6 +69,7 @@ final class SeedFeed: Sendable {
       state.round = round
       state.pages = pages
       state.position = 0
+      state.takenCount = 0
       state.sentByteCount = 0
       state.savedByteCount = 0
       state.isStopped = false
@@ -92,6 +94,12 @@ final class SeedFeed: Sendable {
 
   /// What the destination has said of the round that it has taken in.
   var taken: PageBitmap { state.withLock { $0.taken } }
+
+  /// How many pages of the round were taken to be read.
+  var takenCount: Int { state.withLock { $0.takenCount } }
+
+  /// The pages of the round that nobody has taken to be read: whoever takes one reads it after this.
+  var untaken: PageBitmap { state.withLock { $0.pages } }
 
   /// When the destination, or the round, last went on.
   var lastProgress: Instant { state.withLock { $0.lastProgress } }
@@ -130,6 +138,7 @@ final class SeedFeed: Sendable {
       }
       for page in run { state.pages.remove(page) }
       state.position = run.upperBound
+      state.takenCount += run.count
       state.lastProgress = MonotonicClock.now()
       return PageRun(region: id.region, start: id.page, count: PageCount(run.count))
     }

@@ -40,8 +40,9 @@ enum SeedRunEnd: Sendable {
 /// Runs the rounds of seeds of one session, over however many links that takes.
 ///
 /// Each round sends what was written during the one before; the log of writes is fetched behind
-/// each round, so that a page that is written while it is being sent is sent again. What a lost
-/// link had under way counts as written, except for what the destination has said it took in.
+/// each round, so that a page that is written while it is being sent is sent again, and in the
+/// middle of a long one: see `RoundLooks`. What a lost link had under way counts as written, except
+/// for what the destination has said it took in.
 ///
 /// One thread runs `run` at a time, and `finish` only when it has returned.
 final class Seeder: Sendable {
@@ -118,24 +119,33 @@ final class Seeder: Sendable {
         state.sent.formUnion(state.pending)
         return (state.round, state.pending)
       }
+      var looks = RoundLooks(
+        pageCount: pages.setCount, imagePageCount: pages.pageCount, start: start)
       plane.beginSeedRound(round, pages)
       var outcome: RoundOutcome
-      switch awaitRound(plane) {
+      switch try awaitRound(plane, &looks) {
       case .applied(let applied): outcome = applied
       case .lost(let taken):
-        lose(taken)
+        lose(taken, stale: looks.stale)
         return .linkLost
-      case .ended(let end): return end
+      case .unanswered(let taken):
+        lose(taken, stale: looks.stale)
+        return .unanswered
+      case .cancelled: return .linkLost
       }
       if let over {
         outcome.unsent.formUnion(state.withLock { $0.pending })
         outcome.stopReason = over
       }
       let end = MonotonicClock.now()
-      var dirty = try fetch()
+      let written = try fetch()
+      looks.lookedLast(written, at: end)
+      var dirty = written
+      dirty.formUnion(looks.stale)
       dirty.formUnion(outcome.unsent)
       var note = judge(
-        dirty, outcome, start: start, end: end, roundTrip: plane.roundTripNanoseconds)
+        dirty, looks, outcome, nanoseconds: end.nanoseconds(since: start), at: end,
+        roundTrip: plane.roundTripNanoseconds)
       if case .goOn = note.verdict { throttle?.roundEnded(note.result) }
       if let throttle, throttle.percent > 0 {
         note.throttlePercent = throttle.percent
@@ -220,21 +230,27 @@ final class Seeder: Sendable {
     case applied(RoundOutcome)
     /// With the link; these pages of it were taken in before.
     case lost(taken: PageBitmap)
-    case ended(SeedRunEnd)
+    /// The destination has taken in these, and then nothing any more.
+    case unanswered(taken: PageBitmap)
+    case cancelled
   }
 
   /// The round under way is lost with its link: what the destination has taken in of it need not be
-  /// sent again, unless it is written, which the log tells on the next link.
-  private func lose(_ taken: PageBitmap) {
+  /// sent again, unless it was written behind that (`stale`), or will be, which the log tells on the
+  /// next link.
+  private func lose(_ taken: PageBitmap, stale: PageBitmap) {
     let round = state.withLock { state in
       state.pending.subtract(taken)
+      state.pending.formUnion(stale)
       state.hasLostRound = true
       return state.round
     }
     seeds.lost(round: round, except: taken)
   }
 
-  private func awaitRound(_ plane: SourceDataPlane) -> Awaited {
+  private func awaitRound(
+    _ plane: SourceDataPlane, _ looks: inout RoundLooks
+  ) throws(VMMError) -> Awaited {
     let feed = plane.seeds
     var stopReason: SwitchReason?
     while true {
@@ -247,21 +263,33 @@ final class Seeder: Sendable {
       case .lost(let taken): return .lost(taken: taken)
       case .running: break
       }
-      if isCancelled.load(ordering: .acquiring) { return .ended(.linkLost) }
+      if isCancelled.load(ordering: .acquiring) { return .cancelled }
       let now = MonotonicClock.now()
       if now.nanoseconds(since: feed.lastProgress) > stallNanoseconds {
-        lose(feed.taken)
-        return .ended(.unanswered)
+        return .unanswered(taken: feed.taken)
       }
       throttle?.renew(now)
       if stopReason == nil, let reason = reasonToEnd(now) {
         stopReason = reason
         plane.stopSeedRound()
       }
+      if stopReason == nil { try lookMidway(feed, &looks, now) }
       // A poll that fails costs a look that comes too soon.
       _ = try? Readiness.wait(
         for: [feed.news.rawValue], until: now.advanced(byNanoseconds: Self.lookNanoseconds))
     }
+  }
+
+  /// Looks at the log if it is time.
+  private func lookMidway(
+    _ feed: SeedFeed, _ looks: inout RoundLooks, _ now: Instant
+  ) throws(VMMError) {
+    let takenCount = feed.takenCount
+    guard log.isCheap, looks.isDue(now, takenCount: takenCount), throttle?.mayHoldVMM != true
+    else { return }
+    let written = try fetch()
+    looks.lookedMidway(
+      written, untaken: feed.untaken, takenCount: takenCount, from: now, to: MonotonicClock.now())
   }
 
   /// How often the clock is looked at in the middle of a round.
@@ -281,13 +309,16 @@ final class Seeder: Sendable {
   }
 
   private func judge(
-    _ dirty: PageBitmap, _ outcome: RoundOutcome, start: Instant, end: Instant,
-    roundTrip: UInt64?
+    _ dirty: PageBitmap, _ looks: RoundLooks, _ outcome: RoundOutcome, nanoseconds: UInt64,
+    at end: Instant, roundTrip: UInt64?
   ) -> SeedRoundNote {
-    let result = SeedRoundResult(
-      sentByteCount: outcome.sentByteCount, nanoseconds: end.nanoseconds(since: start),
+    var result = SeedRoundResult(
+      sentByteCount: outcome.sentByteCount, nanoseconds: nanoseconds,
       dirtiedByteCount: byteCount(of: dirty), roundTripNanoseconds: roundTrip,
       savedByteCount: outcome.savedByteCount)
+    let (written, stretch) = looks.written(inLast: result.nextRoundNanoseconds)
+    result.writtenByteCount = byteCount(of: written)
+    result.writtenNanoseconds = stretch
     return state.withLock { state in
       state.pending = dirty
       let elapsed = state.started.map { end.nanoseconds(since: $0) } ?? 0

@@ -31,6 +31,8 @@ final class ChosenLog: DirtyLog {
   /// Which one it is; before the start the one that is tried first.
   var tracking: WriteTracking { current.tracking }
 
+  var isCheap: Bool { current.log.isCheap }
+
   private var current: (tracking: WriteTracking, log: any DirtyLog) {
     candidates[position.withLock { $0 }]
   }

@@ -3,6 +3,9 @@
 /// Every call blocks, for a bounded time. The log costs the guest a fault for the first write to
 /// each page after each fetch.
 public protocol DirtyLog: Sendable {
+  /// Whether a look takes milliseconds and stops nobody: then it is looked in the middle of rounds
+  /// as well.
+  var isCheap: Bool { get }
   /// Begins to watch. Watching already begins anew: what was not fetched is forgotten.
   func startDirtyLog() throws(VMMError)
   /// Which pages were written, by the guest or by the VMM itself, since the last call or the start:
@@ -11,4 +14,9 @@ public protocol DirtyLog: Sendable {
   func fetchDirtyLog() throws(VMMError) -> [UInt8]
   /// Watches no more. Harmless when it does not.
   func stopDirtyLog() throws(VMMError)
+}
+
+extension DirtyLog {
+  /// Unless a log knows better.
+  public var isCheap: Bool { true }
 }

@@ -53,6 +53,24 @@ import Testing
     #expect(judge(&other, sent: 100, dirtied: 50) == on)
   }
 
+  /// Of a guest that writes all of its memory in a second the whole of a long round tells less than
+  /// half of its rate, since what is written twice counts once; the last part of it tells enough.
+  @Test func theLastPartOfALongRoundTellsTheRate() {
+    var result = round(sent: 100, dirtied: 30)
+    result.writtenByteCount = 12 * Self.mebibyte
+    result.writtenNanoseconds = Self.second / 5
+    #expect(result.nextRoundNanoseconds == Self.second * 3 / 10)
+    #expect(result.dirtyRate == Double(60 * Self.mebibyte))
+    var rule = SwitchRule(SwitchLimits())
+    #expect(rule.roundEnded(result, elapsedNanoseconds: 1) == .switchOver(.slowGain))
+    result.writtenByteCount = 20 * Self.mebibyte
+    rule = SwitchRule(SwitchLimits())
+    #expect(rule.roundEnded(result, elapsedNanoseconds: 1) == .switchOver(.outrun))
+    result.writtenByteCount = 9 * Self.mebibyte
+    rule = SwitchRule(SwitchLimits())
+    #expect(rule.roundEnded(result, elapsedNanoseconds: 1) == on)
+  }
+
   /// What is written at random over all of memory is never more than memory, however fast: the
   /// rounds would shrink a little each time, and send all of it again and again.
   @Test func roundsThatLeaveMostOfWhatTheySendAreNotWorthIt() {

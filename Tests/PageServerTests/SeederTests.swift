@@ -14,6 +14,7 @@ final class ScriptedLog: DirtyLog {
   struct State {
     var written: Set<Int> = []
     var startCount = 0
+    var fetchCount = 0
     var isWatching = false
     var hasFailed = false
   }
@@ -35,6 +36,7 @@ final class ScriptedLog: DirtyLog {
   func fetchDirtyLog() throws(VMMError) -> [UInt8] {
     let (written, hasFailed) = state.withLock { state in
       defer { state.written = [] }
+      state.fetchCount += 1
       return (state.written, state.hasFailed)
     }
     if hasFailed {
@@ -204,6 +206,56 @@ extension SeedRunEnd {
     #expect(destination.pushed.withLock { $0 } == [5, 64])
     #expect(migration.plane.counts().seededDataPageCount == 67)
     #expect(migration.plane.counts().settledPageCount == 96)
+  }
+
+  /// A page that is written before it is sent goes once, as it is then; one that was sent already
+  /// goes again.
+  @Test(arguments: [false, true])
+  func whatIsWrittenBeforeItIsSentIsNotSentAgain(isLost: Bool) throws {
+    let memory = try TestMemory(pageCount: 512)
+    try memory.fill(0..<512)
+    let migration = try TestMigration(try memory.open())
+    let log = ScriptedLog(pageCount: 512)
+    let seeder = Seeder(
+      layout: migration.layout, log: log,
+      limits: SwitchLimits(downtimeNanoseconds: 0, maximumRoundCount: 2))
+    let peer = migration.bulk[0]
+    let destination = Destination()
+    let layout = migration.layout
+    let thread = try TestThread {
+      // Enough for a quarter, and the rest when the log was looked at.
+      try peer.grant(total: 128 * 4096)
+      _ = try peer.receive()
+      try memory.write(TestMemory.content(1000), page: 0)
+      try memory.write(TestMemory.content(1001), page: 500)
+      log.write([0, 500])
+      let deadline = soon()
+      while log.state.withLock({ $0.fetchCount }) == 0, MonotonicClock.now() < deadline {
+        _ = try Readiness.wait(
+          for: [], until: MonotonicClock.now().advanced(byNanoseconds: 1_000_000))
+      }
+      guard !isLost else { return peer.connection.shutdown() }
+      try destination.serve(peer, layout)
+    }
+    guard !isLost else {
+      try runUntilLost(seeder, over: migration.plane)
+      try thread.finish()
+      // What credit has told to be there is fresh, but for what was written behind it.
+      let (stale, _) = try seeder.finish()
+      return #expect(stale[0] && stale[500])
+    }
+    let notes = Lock<[SeedRoundNote]>([])
+    let end = try seeder.run(over: migration.plane) { note in
+      notes.withLock { $0.append(note) }
+    }
+    #expect(end.isDecided)
+    #expect(noted(notes).map(\.result.dirtiedByteCount) == [4096, 0])
+    #expect(noted(notes).map(\.result.sentByteCount) == [512 * 4096, 4096])
+    #expect(destination.pages.withLock { $0[0] } == TestMemory.content(1000))
+    #expect(destination.pages.withLock { $0[500] } == TestMemory.content(1001))
+    peer.connection.shutdown()
+    // Its connection is ended before the push.
+    #expect(throws: (any Error).self) { try thread.finish() }
   }
 
   /// What ends a round in its middle.
