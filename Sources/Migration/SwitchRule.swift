@@ -11,8 +11,9 @@ public struct SeedRoundResult: Hashable, Sendable {
   /// to send.
   public var dirtiedByteCount: UInt64
   /// Bytes of memory that were written in the last part of the round, which is about as long as the
-  /// next one where the log tells that much, and how long that was, in nanoseconds.
+  /// next one where the log tells that much.
   public var writtenByteCount: UInt64
+  /// How long that part was.
   public var writtenNanoseconds: UInt64
   /// A round trip of the link, with which each round ends; nil while none was measured.
   public var roundTripNanoseconds: UInt64?

@@ -110,15 +110,7 @@ final class Seeder: Sendable {
       let start = MonotonicClock.now()
       // Over already, as on a new link: an empty round shows that the link holds.
       let over = reasonToEnd(start)
-      let (round, pages) = state.withLock { state in
-        state.round += 1
-        guard over == nil else {
-          return (state.round, PageBitmap(pageCount: state.pending.pageCount))
-        }
-        // Whatever becomes of the round, these may be there from now on.
-        state.sent.formUnion(state.pending)
-        return (state.round, state.pending)
-      }
+      let (round, pages) = nextRound(isEmpty: over != nil)
       var looks = RoundLooks(
         pageCount: pages.setCount, imagePageCount: pages.pageCount, start: start)
       plane.beginSeedRound(round, pages)
@@ -137,15 +129,8 @@ final class Seeder: Sendable {
         outcome.unsent.formUnion(state.withLock { $0.pending })
         outcome.stopReason = over
       }
-      let end = MonotonicClock.now()
-      let written = try fetch()
-      looks.lookedLast(written, at: end)
-      var dirty = written
-      dirty.formUnion(looks.stale)
-      dirty.formUnion(outcome.unsent)
-      var note = judge(
-        dirty, looks, outcome, nanoseconds: end.nanoseconds(since: start), at: end,
-        roundTrip: plane.roundTripNanoseconds)
+      var note = try endRound(
+        outcome, &looks, start: start, roundTrip: plane.roundTripNanoseconds)
       if case .goOn = note.verdict { throttle?.roundEnded(note.result) }
       if let throttle, throttle.percent > 0 {
         note.throttlePercent = throttle.percent
@@ -165,6 +150,31 @@ final class Seeder: Sendable {
       }
     }
     return .linkLost
+  }
+
+  /// The number of the round that begins, and what it sends.
+  private func nextRound(isEmpty: Bool) -> (UInt64, PageBitmap) {
+    state.withLock { state in
+      state.round += 1
+      guard !isEmpty else {
+        return (state.round, PageBitmap(pageCount: state.pending.pageCount))
+      }
+      // Whatever becomes of the round, these may be there from now on.
+      state.sent.formUnion(state.pending)
+      return (state.round, state.pending)
+    }
+  }
+
+  /// Looks at what was written in a round that the destination has taken in, and judges it.
+  private func endRound(
+    _ outcome: RoundOutcome, _ looks: inout RoundLooks, start: Instant, roundTrip: UInt64?
+  ) throws(VMMError) -> SeedRoundNote {
+    let end = MonotonicClock.now()
+    var dirty = try fetch()
+    looks.lookedLast(dirty, at: end)
+    dirty.formUnion(looks.stale)
+    dirty.formUnion(outcome.unsent)
+    return judge(dirty, looks, outcome, from: start, to: end, roundTrip: roundTrip)
   }
 
   /// The VM is stopped: the pages whose seeds are stale, and those whose seeds are right. The log
@@ -236,8 +246,8 @@ final class Seeder: Sendable {
   }
 
   /// The round under way is lost with its link: what the destination has taken in of it need not be
-  /// sent again, unless it was written behind that (`stale`), or will be, which the log tells on the
-  /// next link.
+  /// sent again, unless it was written behind that (`stale`), or will be, which the log tells on
+  /// the next link.
   private func lose(_ taken: PageBitmap, stale: PageBitmap) {
     let round = state.withLock { state in
       state.pending.subtract(taken)
@@ -309,11 +319,11 @@ final class Seeder: Sendable {
   }
 
   private func judge(
-    _ dirty: PageBitmap, _ looks: RoundLooks, _ outcome: RoundOutcome, nanoseconds: UInt64,
-    at end: Instant, roundTrip: UInt64?
+    _ dirty: PageBitmap, _ looks: RoundLooks, _ outcome: RoundOutcome, from start: Instant,
+    to end: Instant, roundTrip: UInt64?
   ) -> SeedRoundNote {
     var result = SeedRoundResult(
-      sentByteCount: outcome.sentByteCount, nanoseconds: nanoseconds,
+      sentByteCount: outcome.sentByteCount, nanoseconds: end.nanoseconds(since: start),
       dirtiedByteCount: byteCount(of: dirty), roundTripNanoseconds: roundTrip,
       savedByteCount: outcome.savedByteCount)
     let (written, stretch) = looks.written(inLast: result.nextRoundNanoseconds)

@@ -24,6 +24,8 @@ public enum Mutation: String, CaseIterable, Sendable {
   case seedTakenWhenSent
   /// What an earlier round has brought counts as taken in of a round that was lost.
   case seedToldByEarlierRound
+  /// Of what a look in the middle of a round tells, what was sent already is forgotten too.
+  case midwayLookForgetsSent
   /// What was sent in a lost round goes on to be what later deltas are made against, and compared
   /// with: a page that still holds it is not sent, though the destination has an older one.
   case deltaBaseOfLostRound

@@ -8,6 +8,8 @@ public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
   /// How many rounds of seeds; for how many pages the source keeps what it has sent of them, 0: all
   /// are sent whole; whether what was written is found by comparison with digests.
   case rounds, cache, compared
+  /// The guest writes in the middle of a round, so many times in a thousand runs that are sent.
+  case midway
   /// Microseconds without trouble, and microseconds with it.
   case calm, trouble
   /// The heartbeat budget in simulated microseconds.
@@ -37,7 +39,7 @@ public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
     case .pages: 4
     case .vcpus, .rounds: 1
     case .quick, .shared, .seeded, .preCopy, .fits, .finalLoss, .giveUp, .calm, .cache,
-      .compared:
+      .compared, .midway:
       0
     case .handOverLimit, .trouble, .budget: nil
     case .drop, .duplicate, .reorder, .crash, .journal, .vmm, .removal, .partialCopy, .redelivery,
@@ -60,7 +62,7 @@ public enum PlanKnob: Int, CaseIterable, Hashable, Sendable {
       (0...1).contains(value)
     case .calm, .trouble: (0...1_000_000).contains(value)
     case .drop, .duplicate, .reorder, .crash, .journal, .vmm, .removal, .partialCopy, .redelivery,
-      .relapse, .stageFull:
+      .relapse, .stageFull, .midway:
       (0...1000).contains(value)
     case .breaks, .partitions, .stalls, .crashes, .operators, .selfResumes, .memoryLosses,
       .vmDeaths, .hostDeaths, .falseOaths:

@@ -1,7 +1,8 @@
 /// The rounds of seeds before the freeze, over as many links as they take: what the source sends
 /// and remembers of it, two bulk connections, what the destination takes in.
 ///
-/// They are drawn before the cores begin, from numbers of their own.
+/// The guest writes between the rounds, and in the middle of them. They are drawn before the cores
+/// begin, from numbers of their own.
 struct SimulatedRounds {
   /// A seed of a round that was lost with its link: nobody knows whether it is there.
   private static let unknownSeed = SimulatedMemory.poison - 1
@@ -13,7 +14,7 @@ struct SimulatedRounds {
   private var random: SeededRandom
   private var round = 0
 
-  /// What the guest's pages hold; it writes them between the rounds.
+  /// What the guest's pages hold.
   private(set) var memory: [UInt32]
   /// A version that nobody has written yet.
   private(set) var nextVersion: UInt32
@@ -21,8 +22,13 @@ struct SimulatedRounds {
   private var earlier: [UInt32]
 
   private var sentSeeds: SimulatedSentSeeds
+  /// What was written since the last look, as the log has it.
+  private var isLogged: [Bool]
   /// What the destination lacks, as far as the log has told.
   private var isPending: [Bool]
+  /// Pages of the round under way that were written behind their being taken to be sent, or are
+  /// none of it, as a look in its middle has told.
+  private var isStale: [Bool]
   /// What may be at the destination, stale or not.
   private var isSent: [Bool]
   /// What a round has brought, and no lost one put in doubt since.
@@ -51,6 +57,8 @@ struct SimulatedRounds {
     sentSeeds = SimulatedSentSeeds(
       pageCount: pageCount, placeCount: plan[.cache], mutation: mutation)
     isPending = [Bool](repeating: false, count: pageCount)
+    isLogged = isPending
+    isStale = isPending
     isSent = isPending
     isBrought = isPending
     stage = SimulatedSeedStage(pageCount: pageCount, mutation: mutation)
@@ -68,9 +76,14 @@ struct SimulatedRounds {
     }
     while round < plan[.rounds] {
       round += 1
-      if round > 1 { writePages() }
+      if round > 1 {
+        writePages()
+        look()
+      }
       sendRound()
     }
+    // The last look, with the guest stopped.
+    look()
     // For a source that does not wait for the ends of its rounds; else nothing is left.
     _ = deliver(isCutShort: false)
   }
@@ -81,7 +94,12 @@ struct SimulatedRounds {
     let isBroken = random.chance(perMille: 250)
     let sentCount = isBroken ? random.number(in: 0..<runs.count + 1) : runs.count
     taken = [[], []]
-    for run in runs.prefix(sentCount) {
+    isStale = [Bool](repeating: false, count: memory.count)
+    for (position, run) in runs.prefix(sentCount).enumerated() {
+      if plan[.midway] > 0, random.chance(perMille: plan[.midway]) {
+        writePages()
+        if random.chance(perMille: 700) { lookMidway(untaken: runs[position...]) }
+      }
       // Any connection: a round that has ended has come whole, so no seed overtakes a later one.
       let connection = random.number(in: 0..<2)
       for frame in frames(of: run) { queues[connection].append(frame) }
@@ -95,11 +113,16 @@ struct SimulatedRounds {
           isBrought[page] = true
         }
       }
-      return
+      return countStale()
     }
     lose(runs)
+    countStale()
     // The threads of that link had each read one more run when it broke.
     for run in runs.dropFirst(sentCount).prefix(2) { _ = frames(of: run) }
+  }
+
+  private mutating func countStale() {
+    for page in memory.indices where isStale[page] { isPending[page] = true }
   }
 
   /// Most pages, in stretches as a guest uses them.
@@ -206,8 +229,7 @@ struct SimulatedRounds {
     if isTracing { note("lost; \(isTold.count { $0 }) of its pages are told to be there") }
   }
 
-  /// Writes of the guest, and what the log says of them: by comparison with what was sent, or by
-  /// whoever saw the writes, whatever they have changed.
+  /// Writes of the guest. Whoever sees them logs them, whatever they have changed.
   private mutating func writePages() {
     for page in drawStretches() where isSent[page] {
       let before = memory[page]
@@ -220,12 +242,29 @@ struct SimulatedRounds {
       default: break
       }
       if memory[page] != before { earlier[page] = before }
-      if plan[.compared] == 0 { isPending[page] = true }
+      isLogged[page] = true
     }
-    guard plan[.compared] != 0 else { return }
-    for page in memory.indices where isSent[page] && !sentSeeds.isAsSent(page, memory[page]) {
-      isPending[page] = true
+  }
+
+  /// What the log tells between the rounds, or a comparison with what was sent.
+  private mutating func look() {
+    for page in memory.indices where isSent[page] {
+      let isWritten =
+        plan[.compared] == 0 ? isLogged[page] : !sentSeeds.isAsSent(page, memory[page])
+      if isWritten { isPending[page] = true }
+      isLogged[page] = false
     }
+  }
+
+  /// What it tells in the middle of a round: what nobody has taken yet is sent as it is now.
+  private mutating func lookMidway(untaken runs: ArraySlice<Range<Int>>) {
+    // All of the memory is not compared in the middle.
+    guard plan[.compared] == 0 else { return }
+    for page in memory.indices where isLogged[page] {
+      isLogged[page] = false
+      isStale[page] = isStale[page] || mutation != .midwayLookForgetsSent
+    }
+    for run in runs { for page in run { isStale[page] = false } }
   }
 
   // MARK: The way and the destination

@@ -125,6 +125,7 @@ struct SimulationPlan {
       later.chance(perMille: 200) ? 0 : min(self[.pages], later.number(in: 1..<129))
     self[.compared] = later.chance(perMille: 300) ? 1 : 0
     self[.stageFull] = later.chance(perMille: 500) ? later.number(in: 1..<301) : 0
+    self[.midway] = later.chance(perMille: 500) ? later.number(in: 1..<501) : 0
     // Somebody who swears what is not so breaks P1, whatever we do: never by a seed alone.
     self[.falseOaths] = 0
   }

@@ -100,6 +100,7 @@ struct SimulationTests {
       (.existingNotWoken, ["P6"]), (.pendingFaultNotResent, ["P6"]),
       (.staleSeedAfterNewer, ["P3", "P4"]), (.seedTakenWhenSent, ["P3", "P4", "P6"]),
       (.seedToldByEarlierRound, ["P3", "P4", "P6"]),
+      (.midwayLookForgetsSent, ["P3", "P4"]),
       (.deltaBaseOfLostRound, ["P3", "P4"]), (.lateSeedRemembered, ["P3", "P4"]),
       (.sameWithoutBase, ["P3", "P4"]), (.deltaBaseBehindZeros, ["P3", "P4"]),
       (.staleSeedBesideDelta, ["P3", "P4"]), (.missingNotAskedFor, ["P6"]),
