@@ -98,7 +98,7 @@ final class SeedFeed: Sendable {
   /// How many pages of the round were taken to be read.
   var takenCount: Int { state.withLock { $0.takenCount } }
 
-  /// The pages of the round that nobody has taken to be read: whoever takes one reads it after this.
+  /// The pages of the round that nobody has taken to be read: whoever takes one reads it later.
   var untaken: PageBitmap { state.withLock { $0.pages } }
 
   /// When the destination, or the round, last went on.
