@@ -9,6 +9,25 @@ public protocol ImageReading: Sendable {
   func read(at offset: UInt64, into words: inout [UInt64]) throws(SystemError)
 }
 
+extension ImageReading {
+  /// How many of its pages of 4 KiB hold anything but zeros.
+  public func nonZeroPageCount() throws(SystemError) -> Int {
+    var count = 0
+    var words = [UInt64](repeating: 0, count: ImageCheck.pagesPerRead * 512)
+    var offset: UInt64 = 0
+    while offset < byteCount {
+      let pageCount = min(ImageCheck.pagesPerRead, Int((byteCount - offset) / 4096))
+      guard pageCount > 0 else { break }
+      if words.count != pageCount * 512 { words = .init(repeating: 0, count: pageCount * 512) }
+      try read(at: offset, into: &words)
+      for page in 0..<pageCount
+      where words[page * 512..<(page + 1) * 512].contains(where: { $0 != 0 }) { count += 1 }
+      offset += UInt64(pageCount * 4096)
+    }
+    return count
+  }
+}
+
 /// A dumped image, or a memory file.
 public final class ImageFile: ImageReading {
   /// How many bytes the file has.

@@ -1,9 +1,9 @@
 /// One line of the table: medians over the rounds.
 struct Row {
   static let header = """
-    | link | guest writes | mode | total | downtime | bytes ÷ memory | remote faults | stall p50 \
-    | p99 | longest | progress while pulling |
-    |---|---|---|---|---|---|---|---|---|---|---|
+    | link | guest writes | mode | total | downtime | bytes ÷ memory | ÷ non-zero | remote faults \
+    | stall p50 | p99 | longest | progress while pulling |
+    |---|---|---|---|---|---|---|---|---|---|---|---|
     """
 
   let line: String
@@ -14,6 +14,7 @@ struct Row {
       Self.spread(runs.map { Double($0.totalNanoseconds) / 1e9 }, " s"),
       Self.spread(runs.map { Double($0.downtimeNanoseconds) / 1e6 }, " ms"),
       Self.text(Self.median(runs.map(\.bytesPerMemory))),
+      Self.thousandths(Self.median(runs.map(\.bytesPerNonZero))),
       "\(Int(Self.median(runs.map { Double($0.faultCount) })))",
       Self.microseconds(runs.compactMap(\.stallP50Nanoseconds)),
       Self.microseconds(runs.compactMap(\.stallP99Nanoseconds)),
@@ -43,6 +44,13 @@ struct Row {
   private static func median(_ values: [Double]) -> Double {
     let sorted = values.sorted()
     return sorted.isEmpty ? 0 : sorted[sorted.count / 2]
+  }
+
+  /// What is close to 1 needs a digit more.
+  private static func thousandths(_ value: Double) -> String {
+    let scaled = Int((value * 1000).rounded())
+    let rest = "\(scaled % 1000)"
+    return "\(scaled / 1000)." + String(repeating: "0", count: 3 - rest.count) + rest
   }
 
   /// Three digits that count.

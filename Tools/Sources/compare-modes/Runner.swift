@@ -26,6 +26,8 @@ struct Run {
   var downtimeNanoseconds: UInt64
   /// Bytes on the link for each byte of the guest's memory.
   var bytesPerMemory: Double
+  /// Bytes on the link for each byte of the pages that were not zero at the freeze.
+  var bytesPerNonZero: Double
   /// Pages that the guest had to wait for at the destination.
   var faultCount: UInt64
   var stallP50Nanoseconds: UInt64?
@@ -34,6 +36,11 @@ struct Run {
   /// What the guest did while its pages were pulled, of what it would have done; nil where it was
   /// too short to tell.
   var progress: Double?
+}
+
+/// What `microvm compare --report` writes: only when no page is wrong.
+struct Comparison: Decodable {
+  let nonZeroPages: Int
 }
 
 /// Starts the demo, and reads what both sides have told.
@@ -80,7 +87,8 @@ struct Runner {
     }
     return try Run(
       source: report("\(directory)/source.jsonl"),
-      destination: report("\(directory)/destination.jsonl"), memory: memoryByteCount,
+      destination: report("\(directory)/destination.jsonl"),
+      comparison: comparison("\(directory)/comparison.json"), memory: memoryByteCount,
       writesPerSecond: Double(rate * vcpus))
   }
 
@@ -93,6 +101,11 @@ struct Runner {
   private struct Event: Decodable {
     let event: String
     let report: MigrationReport?
+  }
+
+  private func comparison(_ path: String) throws -> Comparison {
+    try JSONDecoder().decode(
+      Comparison.self, from: Data(contentsOf: URL(fileURLWithPath: path)))
   }
 
   private func report(_ path: String) throws -> MigrationReport {
@@ -109,11 +122,14 @@ struct Runner {
 
 extension Run {
   init(
-    source: MigrationReport, destination: MigrationReport, memory: Double, writesPerSecond: Double
+    source: MigrationReport, destination: MigrationReport, comparison: Comparison,
+    memory: Double, writesPerSecond: Double
   ) {
     totalNanoseconds = source.phases.reduce(0) { $0 + $1.nanoseconds }
     downtimeNanoseconds = source.downtime?.nanoseconds ?? 0
-    bytesPerMemory = Double(source.bytes.demanded + source.bytes.pushed) / memory
+    let byteCount = Double(source.bytes.demanded + source.bytes.pushed)
+    bytesPerMemory = byteCount / memory
+    bytesPerNonZero = byteCount / Double(comparison.nonZeroPages * 4096)
     faultCount = destination.faults?.count ?? 0
     stallP50Nanoseconds = destination.faults?.p50Nanoseconds
     stallP99Nanoseconds = destination.faults?.p99Nanoseconds

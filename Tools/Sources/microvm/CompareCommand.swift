@@ -1,4 +1,5 @@
 import ArgumentParser
+import Foundation
 import GuestKit
 import Pages
 import System
@@ -22,6 +23,21 @@ struct CompareCommand: ParsableCommand {
   @Option(help: "The destination's control socket.")
   var destination: String
 
+  @Option(
+    help: ArgumentHelp(
+      "Where to write what was found, as JSON, if all is right.",
+      valueName: "path"))
+  var report: String?
+
+  /// What `--report` tells.
+  private struct Report: Encodable {
+    let unchangedPages: Int
+    let rewrittenPages: Int
+    let removedPages: Int
+    /// Pages of the source that held anything but zeros.
+    let nonZeroPages: Int
+  }
+
   func validate() throws {
     guard (sourceImage == nil) != (source == nil) else {
       throw ValidationError("say either --source-image or --source")
@@ -30,13 +46,15 @@ struct CompareCommand: ParsableCommand {
 
   func run() throws {
     let right = try Self.memory(of: destination)
-    let comparison: ImageComparison
     if let sourceImage {
-      comparison = try ImageComparison(source: ImageFile(path: sourceImage), destination: right)
+      try compare(ImageFile(path: sourceImage), right)
     } else {
-      comparison = try ImageComparison(
-        source: Self.memory(of: source ?? ""), destination: right)
+      try compare(Self.memory(of: source ?? ""), right)
     }
+  }
+
+  private func compare(_ left: some ImageReading, _ right: ProcessImage) throws {
+    let comparison = try ImageComparison(source: left, destination: right)
     for sentence in comparison.findings.sentences {
       StandardError.print("microvm compare: \(sentence)")
     }
@@ -48,6 +66,11 @@ struct CompareCommand: ParsableCommand {
       "microvm compare: ok, \(comparison.unchangedPages) pages unchanged, "
         + "\(comparison.rewrittenPages) rewritten, \(comparison.removedPages) given back, "
         + "\(comparison.writesSince) writes and \(comparison.operationsSince) operations since")
+    guard let report else { return }
+    let found = Report(
+      unchangedPages: comparison.unchangedPages, rewrittenPages: comparison.rewrittenPages,
+      removedPages: comparison.removedPages, nonZeroPages: try left.nonZeroPageCount())
+    try JSONEncoder().encode(found).write(to: URL(fileURLWithPath: report))
   }
 
   private static func memory(of socket: String) throws -> ProcessImage {
