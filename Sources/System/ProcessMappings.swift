@@ -10,6 +10,10 @@ public struct ProcessMapping: Hashable, Sendable {
   public let isExecutable: Bool
   /// MAP_SHARED, as opposed to a private copy.
   public let isShared: Bool
+  /// Where in its file it begins; of no meaning for anonymous memory.
+  public let fileOffset: UInt64
+  /// The device of the file behind it, as stat(2) numbers it.
+  public let device: UInt64
   /// The file behind it; 0 for anonymous memory.
   public let inode: UInt64
   /// The file's path, or the kernel's name in brackets; empty for plain anonymous memory.
@@ -67,14 +71,17 @@ extension ProcessMapping {
   private static func parseHead(_ line: Substring) -> ProcessMapping? {
     let fields = line.split(separator: " ", maxSplits: 5)
     guard fields.count >= 5, fields[1].utf8.count == 4,
-      let addresses = parseRange(fields[0]), let inode = UInt64(fields[4])
+      let addresses = parseRange(fields[0]), let inode = UInt64(fields[4]),
+      let offset = UInt64(fields[2], radix: 16),
+      let device = DeviceNumber.parse(fields[3], radix: 16)
     else { return nil }
     let name = fields.count > 5 ? String(fields[5].drop { $0 == " " }) : ""
     return ProcessMapping(
       addresses: addresses, isReadable: fields[1].hasPrefix("r"),
       isWritable: fields[1].dropFirst().hasPrefix("w"),
       isExecutable: fields[1].dropFirst(2).hasPrefix("x"), isShared: fields[1].hasSuffix("s"),
-      inode: inode, name: name, pageByteCount: 4096, isUserfaultMissing: false)
+      fileOffset: offset, device: device, inode: inode, name: name, pageByteCount: 4096,
+      isUserfaultMissing: false)
   }
 
   /// `start-end` in hexadecimal without prefix; nil unless start < end.
