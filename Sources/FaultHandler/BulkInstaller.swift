@@ -145,6 +145,9 @@ struct BulkInstaller: ~Copyable {
     let payload = WireLimits.headerByteCount..<header.frameByteCount
     do throws(WireError) {
       try header.verify(payload: buffer.bytes(payload))
+      guard plane.installer.mayTake(header.type) else {
+        return .frame(.misplaced(header.type, from: .source, on: .bulk))
+      }
       switch header.type {
       case .pages:
         let isPacked = header.flags.contains(.packed)
@@ -208,12 +211,15 @@ struct BulkInstaller: ~Copyable {
     case .seedPages:
       installedByteCount += UInt64(pageByteCount(of: header))
       guard header.flags.contains(.packed) else {
-        return plane.installer.stageSeeds(header.run, buffer.bytes(payload))
+        return stage(header.run, buffer.bytes(payload))
       }
       guard try unpack(header, payload) else { return dropSeeds(header.run) }
-      return plane.installer.stageSeeds(
-        header.run, unpacked.bytes(0..<pageByteCount(of: header)))
-    case .seedZeros: return plane.installer.seedZeros(header.run)
+      return stage(header.run, unpacked.bytes(0..<pageByteCount(of: header)))
+    case .seedZeros:
+      do throws(SeedFailure) { return try plane.installer.seedZeros(header.run) } catch {
+        plane.report(error)
+        return true
+      }
     case .seedRound:
       roundToAnswer = try SeedRound.number(in: buffer.bytes(payload), of: .seedRound)
       return plane.installer.stage != nil
@@ -221,12 +227,22 @@ struct BulkInstaller: ~Copyable {
     }
   }
 
-  /// What has changed of seeds that are missing here is of no use: they stay missing.
+  private func stage(_ run: PageRun, _ bytes: RawSpan) -> Bool {
+    do throws(SeedFailure) { return try plane.installer.stageSeeds(run, bytes) } catch {
+      plane.report(error)
+      return true
+    }
+  }
+
+  /// Forgets seeds: stale ones, and those of which only what has changed came, which is of no use
+  /// without the rest.
   private func dropSeeds(_ run: PageRun) -> Bool {
     var pages = plane.installer.layout.flatRange(of: run)
-    while !pages.isEmpty {
-      guard plane.installer.discardSeeds(&pages) else { return false }
-    }
+    repeat {
+      do throws(SeedFailure) {
+        guard try plane.installer.discardSeeds(&pages) else { return false }
+      } catch { plane.report(error) }
+    } while !pages.isEmpty && !isEnding
     return true
   }
 
@@ -238,10 +254,7 @@ struct BulkInstaller: ~Copyable {
       let run = try RunMap.discard.run(
         at: entry, in: buffer.bytes(payload), of: plane.installer.layout)
       discardedPageCount = discardedPageCount + run.count
-      var remaining = plane.installer.layout.flatRange(of: run)
-      while !remaining.isEmpty, !isEnding {
-        guard plane.installer.discardSeeds(&remaining) else { return false }
-      }
+      guard dropSeeds(run) else { return false }
     }
     guard isLast, !isEnding else { return true }
     plane.endSeeds()

@@ -32,6 +32,9 @@ public enum DataPlaneEvent: Sendable {
   /// Pages could not be installed because the VMM's mapping is not what it was. Fatal for the VM:
   /// the guest keeps waiting.
   case mappingLost(PageRun)
+  /// A page that was seeded in place is stale, or half written, and cannot be taken out of the
+  /// guest's memory: the VM must not run here. Said before any fault is answered.
+  case staleInPlace(Errno)
   /// Somebody waits at an address that belongs to no region, and will go on waiting.
   case faultOutsideRegions(HostAddress)
   /// The VMM's address space changed. `unmap` is harmless: those pages are not needed any more.
@@ -119,7 +122,7 @@ public final class DataPlaneEvents: Sendable {
 
   /// Events that are said once.
   enum Kind: Hashable, Sendable {
-    case pushFinished, allHere, allResident, vmmGone, memoryPressure, mappingLost
+    case pushFinished, allHere, allResident, vmmGone, memoryPressure, mappingLost, staleInPlace
     case poisonNotSupported, userfaultFailed, ringFailed, deviceState, discarded
     case link(UInt32, ConnectionRole, Int)
   }

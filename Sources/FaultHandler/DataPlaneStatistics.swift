@@ -17,10 +17,12 @@ public struct DataPlaneStatistics: Sendable {
   public var pushedPageCount: UInt64 = 0
   /// Pages that came as seeds, each as often as it came, zeros included.
   public var seededPageCount: UInt64 = 0
-  /// Bytes of seeds that were put on the stage.
+  /// Bytes of seeds that were put on the stage, or in place.
   public var seededByteCount: UInt64 = 0
   /// Pages installed from the stage.
   public var stageInstalledPageCount: UInt64 = 0
+  /// Pages that were seeded in place, and that counted as installed when no seed came any more.
+  public var inPlacePageCount: UInt64 = 0
   /// Pages that a thread waited for and that were installed as zeros.
   public var zeroFilledPageCount: UInt64 = 0
   /// Pages that the source reported as zeros, whether somebody waited for them or not. Those are

@@ -131,12 +131,21 @@ public struct DestinationCheck: Sendable {
   private func imageFindings(_ layout: ImageLayout, _ welcome: Welcome) -> [HostFinding] {
     // What the VMM brings is not known yet: its memory may be shared, which asks for more, or not;
     // and where we may have no userfaultfd it may have one.
-    let hangOnVMM: Set<String> = ["userfaultfd", "huge shared memory"]
-    return Preflight.destinationFindings(
-      image: layout, memory: .sharedMemory, host: .probe(), vmmGroupAvailable: nil,
-      stagesSeeds: welcome.mode.hasSeedRounds, hasVMM: false,
-      headroomByteCount: configuration.headroomByteCount
-    ).map { finding in
+    var hangOnVMM: Set<String> = ["userfaultfd", "huge shared memory"]
+    let host = HostCapabilities.probe()
+    func findings(stagesSeeds: Bool) -> [HostFinding] {
+      Preflight.destinationFindings(
+        image: layout, memory: .sharedMemory, host: host, vmmGroupAvailable: nil,
+        stagesSeeds: stagesSeeds, hasVMM: false,
+        headroomByteCount: configuration.headroomByteCount)
+    }
+    if welcome.mode.hasSeedRounds {
+      // A VMM that sends its memory's file has its seeds there.
+      for finding in findings(stagesSeeds: false) where finding.verdict != .missing {
+        hangOnVMM.insert(finding.subject)
+      }
+    }
+    return findings(stagesSeeds: welcome.mode.hasSeedRounds).map { finding in
       guard finding.verdict == .missing, hangOnVMM.contains(finding.subject) else { return finding }
       var finding = finding
       finding.verdict = .limited

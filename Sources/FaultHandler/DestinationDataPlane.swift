@@ -56,14 +56,14 @@ public final class DestinationDataPlane {
   ///
   /// - Parameters:
   ///   - ledger: what is known of each page of the image.
-  ///   - takesSeeds: whether pages may come before the source's freeze.
+  ///   - seeds: where pages go that come before the source's freeze; nil where none may come.
   ///   - heartbeatBudgetNanoseconds: how long nothing may be heard of the source.
   ///   - faultPlacement: where the fault thread runs.
   ///   - bulkPlacement: where the bulk installers run; a processor goes before a node of the
   ///     memory.
   public init(
     memory: borrowing AttachedMemory, ledger: consuming PageLedger<MappedPageStates>,
-    session: SessionID, takesSeeds: Bool = false,
+    session: SessionID, seeds: SeedPlacement? = nil,
     heartbeatBudgetNanoseconds: UInt64 = LinkMonitor.defaultBudgetNanoseconds,
     faultPlacement: ThreadPlacement = ThreadPlacement(isUrgent: true),
     bulkPlacement: ThreadPlacement = ThreadPlacement()
@@ -74,8 +74,10 @@ public final class DestinationDataPlane {
       "the page states are those of the image")
     self.bulkPlacement = bulkPlacement
     nodes = Self.nodes(of: memory)
-    let stage = try Self.translating { () throws(SystemError) in
-      takesSeeds ? try Stage(layout) : nil
+    let stage = try Self.translating { () throws(SystemError) -> Stage? in
+      guard let seeds else { return nil }
+      return seeds.isInPlace
+        ? try Stage(layout, inPlace: memory.openSeedFile()) : try Stage(layout)
     }
     let installer = PageInstaller(
       document: memory.document, kinds: memory.memoryKinds, userfault: memory.userfault.handle,
@@ -163,12 +165,14 @@ public final class DestinationDataPlane {
   // MARK: What the session asks for
 
   /// Answers faults from now on. Only once the source said *frozen* and every stale page is gone:
-  /// what is answered before could be wrong. Saying it again is harmless.
+  /// what is answered before could be wrong. Saying it again is harmless. Nothing is answered when
+  /// a stale page stays in the memory: see `DataPlaneEvent.staleInPlace`.
   public func startFaults() throws(DataPlaneError) {
     // Whoever seeds from here on breaks the protocol.
     parts.endSeeds()
+    guard !parts.installer.isSeeding else { return }
     parts.inbox.post(.startFaults)
-    guard parts.installer.stage != nil, stageThread == nil else { return }
+    guard let stage = parts.installer.stage, !stage.isInPlace, stageThread == nil else { return }
     // Made while it can still fail without harm.
     stageThread = try Self.translating { () throws(SystemError) in
       let go = try WakeEvent()
@@ -182,8 +186,8 @@ public final class DestinationDataPlane {
   }
 
   /// Installs what was seeded from now on, beside the faults, which are answered from there as
-  /// well. Once the VM runs: before, it would only hold up what the guest's pause is spent on.
-  /// Behind `startFaults`; saying it again is harmless.
+  /// well; what was seeded in place is there already. Once the VM runs: before, it would only hold
+  /// up what the guest's pause is spent on. Behind `startFaults`; saying it again is harmless.
   public func installSeeds() { stageGo?.signal() }
 
   /// Lets everybody who waits fault again: after a restart nobody knows who they are.

@@ -64,6 +64,10 @@ extension DestinationSession {
       memoryFailed(
         "page \(run.start.rawValue) of region \(run.region.rawValue) cannot be "
           + "installed: the VMM's mapping is not what it was")
+    case .staleInPlace(let errno):
+      memoryFailed(
+        "a page that the VM has written since it was seeded cannot be taken out of its memory "
+          + "here (\(errno))")
     case .faultOutsideRegions(let address):
       observer(
         .warning(
@@ -130,7 +134,8 @@ extension DestinationSession {
       times: core.times,
       totalNanoseconds: MonotonicClock.now().nanoseconds(since: started),
       totalPageCount: vm?.layout.totalPageCount.rawValue ?? 0,
-      deviceStateByteCount: deviceStateByteCount, statistics: plane?.statistics(),
+      deviceStateByteCount: deviceStateByteCount, seedPlacement: seedPlacement,
+      statistics: plane?.statistics(),
       guestAtStart: guestAtStart, guestAtEnd: guestAtEnd, guestPause: tally)
   }
 }

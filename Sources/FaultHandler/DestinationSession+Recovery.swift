@@ -159,6 +159,7 @@ extension DestinationSession {
     } catch {
       throw Refusal(.session, "the page states of the session are lost, it stays parked: \(error)")
     }
+    try requireSettledSeeds(states, session)
     let ledger: PageLedger<MappedPageStates>
     do throws(PageStateError) {
       ledger = try PageLedger(recovering: states)
@@ -166,7 +167,26 @@ extension DestinationSession {
       throw Refusal(
         .session, "the page states of the session are damaged, it stays parked: \(error)")
     }
-    return try startPlane(vm, ledger, session)
+    // To a later process, what was staged is missing.
+    return try startPlane(vm, ledger, session, nil)
+  }
+
+  /// Seeds in place outlive the process that took them, and are stale perhaps until they are
+  /// settled. A core that did not get to PREPARED ends the VMM, and its memory with it; behind
+  /// PREPARED there can be none, or the page states are not what that process has left.
+  private func requireSettledSeeds(
+    _ states: MappedPageStates, _ session: SessionID
+  ) throws(Refusal) {
+    guard core.state != .killing else { return }
+    let saved = try SavedAttachment(path: configuration.directory.attachmentPath(of: session))
+    let staged = PageState.staged.rawValue
+    guard saved.seedsInPlace == true,
+      (0..<states.pageCount).contains(where: { states.load($0) == staged })
+    else { return }
+    throw Refusal(
+      .session,
+      "the VM's memory holds seeds that may be stale, though the session is past them: the page "
+        + "states of the session are damaged, it stays parked")
   }
 
   /// Begins a recovered session.

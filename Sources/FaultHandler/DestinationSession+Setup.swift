@@ -166,39 +166,46 @@ extension DestinationSession {
     _ vm: AttachedVM, _ session: SessionID
   ) throws(Refusal) -> DestinationDataPlane {
     let states: MappedPageStates
-    if mode?.hasSeedRounds == true { try requireRoom(vm, stagesSeeds: true) }
+    let seeds = mode?.hasSeedRounds == true ? vm.memory.seedPlacement() : nil
+    if let seeds {
+      try requireRoom(vm, stagesSeeds: !seeds.isInPlace)
+      observer(.seedsPlaced(seeds))
+      seedPlacement = seeds
+    }
     do throws(StateError) {
       try configuration.directory.prepare(session: session)
       preparedSession = session
     } catch { throw Refusal(.unfit, "\(error)") }
-    try saveAttachment(vm, session)
+    try saveAttachment(vm, session, seedsInPlace: seeds?.isInPlace == true)
     do throws(PageStateFileError) {
       states = MappedPageStates(
         try PageStateFile.create(
           configuration.directory.pageStatePath(of: session), session: session,
           pageCount: vm.layout.totalPageCount))
     } catch { throw Refusal(.unfit, "\(error)") }
-    return try startPlane(vm, PageLedger(fresh: states), session)
+    return try startPlane(vm, PageLedger(fresh: states), session, seeds)
   }
 
   /// Before the first page: whoever takes the session up has to find the memory again.
-  private func saveAttachment(_ vm: AttachedVM, _ session: SessionID) throws(Refusal) {
+  private func saveAttachment(
+    _ vm: AttachedVM, _ session: SessionID, seedsInPlace: Bool
+  ) throws(Refusal) {
     guard case .held(let number) = vm.memory.holding else { return }
+    var saved = SavedAttachment(vm.memory, userfaultNumber: number)
+    if seedsInPlace { saved.seedsInPlace = true }
     do throws(SystemError) {
-      try SavedAttachment(vm.memory, userfaultNumber: number).write(
-        configuration.directory.attachmentPath(of: session))
+      try saved.write(configuration.directory.attachmentPath(of: session))
     } catch { throw Refusal(.unfit, "\(error)") }
   }
 
   /// Starts the engine over what is known of each page.
   func startPlane(
-    _ vm: AttachedVM, _ ledger: consuming PageLedger<MappedPageStates>, _ session: SessionID
+    _ vm: AttachedVM, _ ledger: consuming PageLedger<MappedPageStates>, _ session: SessionID,
+    _ seeds: SeedPlacement?
   ) throws(Refusal) -> DestinationDataPlane {
     do throws(DataPlaneError) {
       return try DestinationDataPlane(
-        memory: vm.memory, ledger: ledger, session: session,
-        // To a later process, what was seeded is missing.
-        takesSeeds: mode?.hasSeedRounds == true && !isRecovered,
+        memory: vm.memory, ledger: ledger, session: session, seeds: seeds,
         heartbeatBudgetNanoseconds: configuration.heartbeatBudgetNanoseconds,
         faultPlacement: configuration.faultPlacement,
         bulkPlacement: configuration.bulkPlacement)

@@ -68,6 +68,8 @@ public enum DestinationNote: Sendable {
   case awaitingAttach(path: String)
   /// The VMM has attached.
   case attached(pid: Int32, regionCount: Int, pageCount: UInt64)
+  /// Where seeds go, and why; in modes with rounds.
+  case seedsPlaced(SeedPlacement)
   /// The source is dialled; it was not there the last time.
   case dialling(Endpoint, String)
   /// A session of an earlier process is taken up, and stands there.
@@ -123,6 +125,8 @@ public struct DestinationResult: Sendable {
   public var totalPageCount: UInt64
   /// Bytes of device state.
   public var deviceStateByteCount: Int
+  /// Where seeds went; nil when none could come, or an earlier process took them.
+  public var seedPlacement: SeedPlacement?
   /// What the data plane did; nil when there never was one.
   public var statistics: DataPlaneStatistics?
   /// What the guest had done when it started here, and at the end.
@@ -186,6 +190,8 @@ public final class DestinationSession {
   var regions: [Region] = []
   var binding: VMBinding?
   var plane: DestinationDataPlane?
+  /// Where seeds go; nil in modes without, and to a process that came later.
+  var seedPlacement: SeedPlacement?
   var isLinkUp = false
   /// When the link was lost; nil while there is one, or before the first.
   var linkLostAt: Instant?

@@ -38,6 +38,9 @@ extension FaultLoop {
   private mutating func handle(
     _ header: FrameHeader, payload: Range<Int>
   ) throws(ProtocolViolation) {
+    guard plane.installer.mayTake(header.type) else {
+      throw .frame(.misplaced(header.type, from: .source, on: .urgent))
+    }
     switch header.type {
     case .pages: install(header.run, payload)
     case .zeroPages: zero(header.run)

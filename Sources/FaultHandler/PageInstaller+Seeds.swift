@@ -1,25 +1,39 @@
 internal import Migration
 internal import Pages
+internal import Synchronization
 internal import System
 internal import UFFD
 internal import Wire
 
 // Seeds: pages that come while the VM still runs at the source. Nothing is installed before faults
-// are answered, so a stale seed is never in the guest's memory (P3). Each of these tells whether
-// seeds may come at all: false breaks the protocol, and has changed nothing.
+// are answered, and nobody reads the memory before: so no stale seed is ever seen (P3). Each of
+// these tells whether seeds may come at all: false breaks the protocol, and has changed nothing.
 extension PageInstaller {
+  /// Whether a frame of that type may come now. While seeds come they alone change pages: one that
+  /// is installed could take none, and nobody has asked for any.
+  func mayTake(_ type: FrameType) -> Bool {
+    switch type {
+    case .pages, .zeroPages, .poisonedPages, .zeroMap, .pushFinished: !isSeeding
+    default: true
+    }
+  }
+
   /// Stages a run; `bytes` are its pages. Those for which this host has no memory are missing then.
-  func stageSeeds(_ run: PageRun, _ bytes: RawSpan) -> Bool {
+  func stageSeeds(_ run: PageRun, _ bytes: RawSpan) throws(SeedFailure) -> Bool {
     let pages = layout.flatRange(of: run)
-    return filling.withLock { filling in
-      guard let stage, filling.takesSeeds else { return false }
+    return try filling.withLock { filling throws(SeedFailure) in
+      guard let stage, filling.takesSeeds(of: pages) else { return false }
       for page in pages { filling.zeroSeeds?.remove(page) }
-      do throws(Errno) {
-        try stage.write(bytes, at: imageRange(pages).lowerBound)
-        filling.ledger.staged(pages)
-      } catch {
-        // An earlier seed may be half overwritten.
-        filling.ledger.discarded(pages)
+      if stage.isInPlace {
+        try putInPlace(pages, bytes, stage, &filling)
+      } else {
+        do throws(Errno) {
+          try stage.write(bytes, at: imageRange(pages).lowerBound)
+          filling.ledger.staged(pages)
+        } catch {
+          // An earlier seed may be half overwritten.
+          filling.ledger.discarded(pages)
+        }
       }
       filling.statistics.seededPageCount += UInt64(pages.count)
       filling.statistics.seededByteCount += UInt64(bytes.byteCount)
@@ -32,7 +46,7 @@ extension PageInstaller {
   func withStaged(_ run: PageRun, _ body: (RawSpan) -> Void) -> Bool {
     let pages = layout.flatRange(of: run)
     return filling.withLock { filling in
-      guard let stage, filling.takesSeeds,
+      guard let stage, filling.takesSeeds(of: pages),
         filling.ledger.nextRun(of: .staged, in: pages) == pages
       else { return false }
       return stage.withBytes(imageRange(pages), body) != nil
@@ -40,11 +54,17 @@ extension PageInstaller {
   }
 
   /// Notes that a run read as zeros when it was seeded.
-  func seedZeros(_ run: PageRun) -> Bool {
+  func seedZeros(_ run: PageRun) throws(SeedFailure) -> Bool {
     let pages = layout.flatRange(of: run)
-    return filling.withLock { filling in
-      guard let stage, filling.takesSeeds else { return false }
-      if filling.ledger.nextRun(of: .staged, in: pages) != nil { stage.drop(imageRange(pages)) }
+    return try filling.withLock { filling throws(SeedFailure) in
+      guard let stage, filling.takesSeeds(of: pages) else { return false }
+      if filling.ledger.nextRun(of: .staged, in: pages) != nil {
+        if stage.isInPlace {
+          try takeOut(pages, stage, &filling)
+        } else {
+          stage.drop(imageRange(pages))
+        }
+      }
       filling.ledger.discarded(pages)
       for page in pages { filling.zeroSeeds?.insert(page) }
       filling.statistics.seededPageCount += UInt64(pages.count)
@@ -53,35 +73,36 @@ extension PageInstaller {
   }
 
   /// Forgets the seeds of the first of some pages, `scanPageCount` at most, and takes them off the
-  /// range: they are stale. Their memory is given back later: the guest stands still meanwhile.
-  func discardSeeds(_ remaining: inout Range<Int>) -> Bool {
+  /// range: they are stale. Unless they are in place, their memory is given back later: the guest
+  /// stands still meanwhile.
+  func discardSeeds(_ remaining: inout Range<Int>) throws(SeedFailure) -> Bool {
     let end = min(remaining.upperBound, remaining.lowerBound + Self.scanPageCount)
     let part = remaining.lowerBound..<end
-    let isTaken = filling.withLock { filling in
-      guard filling.takesSeeds else { return false }
+    remaining = end..<remaining.upperBound
+    return try filling.withLock { filling throws(SeedFailure) in
+      guard let stage, filling.takesSeeds(of: part) else { return false }
+      if stage.isInPlace, filling.ledger.nextRun(of: .staged, in: part) != nil {
+        try takeOut(part, stage, &filling)
+      }
       filling.ledger.discarded(part)
       for page in part { filling.zeroSeeds?.remove(page) }
       return true
     }
-    if isTaken { remaining = end..<remaining.upperBound }
-    return isTaken
   }
 
-  /// No seed and no discard comes any more. What the image has come to by that.
-  func endSeeds() -> ImageMilestone? {
-    filling.withLock { filling in
-      guard let zeros = filling.zeroSeeds, filling.takesSeeds else { return nil }
-      var position = 0
-      while let run = zeros.nextRun(
-        from: position, before: zeros.pageCount, limit: zeros.pageCount)
-      {
-        _ = filling.ledger.zeroArrived(run)
-        position = run.upperBound
+  /// No seed and no discard comes any more. What the image has come to by that. Whoever comes
+  /// second waits for the first. When it throws, the pages are not settled: no fault may be
+  /// answered.
+  func endSeeds() throws(SeedFailure) -> ImageMilestone? {
+    try ending.withLock { _ throws(SeedFailure) in
+      guard let stage, filling.withLock({ $0.refuseSeeds() }) else { return nil }
+      if stage.isInPlace { try settleInPlace(stage) }
+      let milestone = filling.withLock { filling in
+        filling.seeding = .over
+        return filling.nextMilestone()
       }
-      filling.statistics.zeroReportedPageCount += UInt64(zeros.setCount)
-      filling.zeroSeeds = nil
-      filling.takesSeeds = false
-      return filling.nextMilestone()
+      awaitsSeeds.store(false, ordering: .releasing)
+      return milestone
     }
   }
 
@@ -102,7 +123,7 @@ extension PageInstaller {
   /// Gives all memory of the stage back, once nothing is staged any more.
   func clearStage() {
     filling.withLock { filling in
-      if !filling.takesSeeds, filling.ledger.count(of: .staged) == 0 { stage?.clear() }
+      if filling.seeding == .over, filling.ledger.count(of: .staged) == 0 { stage?.clear() }
     }
   }
 
@@ -134,7 +155,7 @@ extension PageInstaller {
   }
 
   /// Where pages of one region lie in the image, in bytes.
-  private func imageRange(_ pages: Range<Int>) -> Range<UInt64> {
+  func imageRange(_ pages: Range<Int>) -> Range<UInt64> {
     let entry = map.entry(holding: pages.lowerBound)
     let shift = UInt64(entry.region.pageSize.shift)
     let start =

@@ -1,5 +1,6 @@
 internal import Migration
 internal import Pages
+internal import Synchronization
 internal import System
 internal import UFFD
 internal import Wire
@@ -59,7 +60,22 @@ final class PageInstaller: Sendable {
   let filling: Lock<Filling>
   /// Where seeds wait; nil where none come.
   let stage: Stage?
+  /// Held while seeds are settled.
+  let ending = Lock(())
+  /// False once all are settled.
+  let awaitsSeeds: Atomic<Bool>
   private let demandLatency = LatencyRecorder()
+
+  /// Whether seeds may come, or are being settled.
+  enum Seeding: Hashable, Sendable {
+    /// They may, and discards.
+    case coming
+    /// None comes any more, and what is in place is not counted as installed yet; it stays so when
+    /// that fails.
+    case settling
+    /// All are settled, or none ever come.
+    case over
+  }
 
   /// What the fill lock guards.
   struct Filling {
@@ -70,9 +86,36 @@ final class PageInstaller: Sendable {
     /// Pages whose last seed was zeros; nil where no seeds come. They become `zero` when no seed
     /// can come any more: until then the page-state file knows nothing of them.
     var zeroSeeds: PageBitmap?
-    /// Whether seeds and discards may still come.
-    var takesSeeds: Bool
+    var seeding: Seeding
     let demandLatency: LatencyRecorder
+
+    /// Whether seeds and discards of these pages may come: whatever is known of them otherwise came
+    /// by another way, and is not theirs to change.
+    func takesSeeds(of pages: Range<Int>) -> Bool {
+      guard seeding == .coming else { return false }
+      return pages.allSatisfy { page in
+        switch ledger[page] {
+        case .missing, .zero, .staged: true
+        case .requested, .present, .removed, .poisoned: false
+        }
+      }
+    }
+
+    /// Takes no more of them, and keeps those that were zeros; false when it did so before.
+    mutating func refuseSeeds() -> Bool {
+      guard let zeros = zeroSeeds, seeding == .coming else { return false }
+      var position = 0
+      while let run = zeros.nextRun(
+        from: position, before: zeros.pageCount, limit: zeros.pageCount)
+      {
+        _ = ledger.zeroArrived(run)
+        position = run.upperBound
+      }
+      statistics.zeroReportedPageCount += UInt64(zeros.setCount)
+      zeroSeeds = nil
+      seeding = .settling
+      return true
+    }
 
     mutating func installed(_ pages: Range<Int>) {
       ledger.installed(pages)
@@ -90,7 +133,7 @@ final class PageInstaller: Sendable {
 
     /// A milestone that was not announced yet; the later one stands for both.
     mutating func nextMilestone() -> ImageMilestone? {
-      guard announced != .allResident, !takesSeeds, ledger.isAllHere else { return nil }
+      guard announced != .allResident, seeding == .over, ledger.isAllHere else { return nil }
       let reached: ImageMilestone = ledger.isComplete ? .allResident : .allHere
       guard reached != announced else { return nil }
       announced = reached
@@ -103,6 +146,7 @@ final class PageInstaller: Sendable {
     ledger: sending PageLedger<MappedPageStates>, stage: Stage? = nil
   ) {
     self.stage = stage
+    awaitsSeeds = Atomic(stage != nil)
     map = HostRegionMap(document, kinds: kinds)
     layout = document.layout
     self.userfault = userfault
@@ -112,7 +156,7 @@ final class PageInstaller: Sendable {
     filling = Lock(
       Filling(
         ledger: ledger, zeroSeeds: stage.map { _ in PageBitmap(pageCount: pageCount) },
-        takesSeeds: stage != nil, demandLatency: demandLatency))
+        seeding: stage == nil ? .over : .coming, demandLatency: demandLatency))
   }
 
   /// A consistent copy of the counters.
@@ -128,6 +172,9 @@ final class PageInstaller: Sendable {
 
   /// Whether no page is missing, asked for or staged.
   var isComplete: Bool { filling.withLock { $0.ledger.isComplete } }
+
+  /// Whether seeds are not settled yet: until then nothing else may change a page.
+  var isSeeding: Bool { awaitsSeeds.load(ordering: .acquiring) }
 
   /// The state of a page by its flat index.
   func state(ofPage page: Int) -> PageState { filling.withLock { $0.ledger[page] } }

@@ -45,7 +45,15 @@ final class PlaneParts: Sendable {
 
   /// No seed comes any more.
   func endSeeds() {
-    tell(installer.endSeeds())
+    do throws(SeedFailure) { tell(try installer.endSeeds()) } catch { report(error) }
+  }
+
+  /// Says why a seed could not be dealt with.
+  func report(_ failure: SeedFailure) {
+    switch failure {
+    case .stale(let errno): events.sayOnce(.staleInPlace, .staleInPlace(errno))
+    case .userfault(let error): events.sayOnce(.userfaultFailed, .userfaultFailed(error))
+    }
   }
 
   /// Tells the session how whole the image is.

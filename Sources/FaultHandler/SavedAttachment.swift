@@ -24,6 +24,8 @@ package struct SavedAttachment: Codable, Hashable {
   var pid: Int32
   var startTicks: UInt64
   var userfaultNumber: Int32
+  /// True when seeds go into the memory itself; nil when not.
+  var seedsInPlace: Bool?
   var regions: [SavedRegion]
 
   /// What is to be saved of memory whose VMM keeps a duplicate under that number.

@@ -56,6 +56,7 @@ public enum PageStateError: Error, Hashable, Sendable {
 ///
 ///    before faults are answered:     missing ⇄ staged ⇄ zero      (seeds, discards)
 ///    then:                           staged ── COPY from the stage ──▶ present
+///      or, of seeds in the memory itself, all at once before the first fault
 /// ```
 ///
 /// Whoever holds the *fill lock* calls it: reading events and marking them excludes every check,
@@ -84,7 +85,8 @@ public struct PageLedger<Store: PageStateStore & ~Copyable>: ~Copyable {
   /// A ledger over states that an earlier process recorded.
   ///
   /// Recorded requests become missing: whoever waited is woken (UFFDIO_WAKE over every range) and
-  /// faults again. What was staged is lost with its process, and missing as well. The two
+  /// faults again. What was staged is lost with its process, and missing as well; what was staged
+  /// in the memory itself is not lost, and whoever recovers it has to see to that first. The two
   /// disagreements with the kernel heal at the first touch: recorded missing but there ⇒ EEXIST ⇒
   /// present; recorded present but absent ⇒ the guest removed it ⇒ `refillOrWake` gives zeros, and
   /// the source's old bytes are never fetched again.

@@ -17,6 +17,9 @@ extension MigrationReport {
     if let guestPauses { lines.append(row("paused", Self.text(guestPauses))) }
     if let faults { lines += Self.lines(faults) }
     lines.append(row("pages", Self.text(pages)))
+    if let seedsInPlace {
+      lines.append(row("seeds", seedsInPlace ? "in place" : "staged, then installed"))
+    }
     lines.append(
       row(
         "bytes",

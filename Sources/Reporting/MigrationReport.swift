@@ -39,6 +39,9 @@ public struct MigrationReport: Hashable, Sendable, Codable {
   public var faults: Faults?
   /// Pages by what they were.
   public var pages: PageTally
+  /// Whether seeds went into the VM's memory itself, or to a stage first; nil on the source, and in
+  /// modes without rounds.
+  public var seedsInPlace: Bool?
   /// Bytes by how they travelled.
   public var bytes: ByteTally
   /// What was made of pages that were packed, by encoding; nil at the destination.

@@ -33,8 +33,9 @@ public enum Preflight {
   /// What this host is as the destination of an image, item by item. `vmmGroupAvailable` is what
   /// the VMM's control group leaves (`availableByteCount(inGroupOf:)`): the kernel charges
   /// installed pages to it. `stagesSeeds`: pages come before they can be installed, and wait in
-  /// memory of our own, all of them at worst. `hasVMM`: the VMM is there, with its memory mapped.
-  /// `headroomByteCount` of memory stay free beside all of it.
+  /// memory of our own, all of them at worst; false where they go into the VM's memory in place.
+  /// `hasVMM`: the VMM is there, with its memory mapped. `headroomByteCount` of memory stay free
+  /// beside all of it.
   public static func destinationFindings(
     image: ImageLayout, memory: DestinationMemory, host: HostCapabilities,
     vmmGroupAvailable: UInt64?, stagesSeeds: Bool, hasVMM: Bool = true,
@@ -188,7 +189,8 @@ public enum Preflight {
     let needs =
       "the guest needs up to \(smallBytes >> 20) MiB"
       + (stagesSeeds
-        ? ", its seeds as much as all its memory (mode post-copy needs none), and " : " and ")
+        ? ", its seeds as much as all its memory unless the VMM sends its file (mode post-copy "
+          + "needs none), and " : " and ")
     if needed > available || smallBytes + ownBytes + headroomByteCount > host.availableByteCount {
       findings.append(
         HostFinding(

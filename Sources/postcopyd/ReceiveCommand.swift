@@ -258,7 +258,8 @@ extension ReceiveCommand {
         status.totalPageCount = progress.totalPageCount
         status.settledPageCount = progress.statistics?.settledPageCount ?? 0
       }
-    case .awaitingAttach, .attached, .dialling, .warning, .stopRefused, .signalIgnored,
+    case .awaitingAttach, .attached, .seedsPlaced, .dialling, .warning, .stopRefused,
+      .signalIgnored,
       .guestPaused, .guestResumed:
       break
     }

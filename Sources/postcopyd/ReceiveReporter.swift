@@ -30,6 +30,11 @@ final class ReceiveReporter {
     case .attached(let pid, let regionCount, let pageCount):
       console.log(
         .notice, "the VMM (pid \(pid)) has attached: \(regionCount) regions, \(pageCount) pages")
+    case .seedsPlaced(let placement):
+      console.log(
+        .notice,
+        placement.stagingReason.map { "seeds are staged in memory of our own: \($0)" }
+          ?? "seeds go into the VM's memory in place")
     case .dialling(let endpoint, let reason):
       console.log(.notice, "the source does not answer at \(endpoint) yet (\(reason)); trying on")
     case .joined(let endpoint): console.log(.notice, "connected to the source at \(endpoint)")
@@ -105,6 +110,7 @@ final class ReceiveReporter {
       mode: result.mode?.name ?? "", startedAt: startedAt,
       totalNanoseconds: result.totalNanoseconds)
     report.pages.total = result.totalPageCount
+    report.seedsInPlace = result.seedPlacement?.isInPlace
     if let statistics = result.statistics { add(statistics, to: &report) }
     report.bytes.deviceState = UInt64(result.deviceStateByteCount)
     report.guest = Self.guest(result)
@@ -127,7 +133,7 @@ final class ReceiveReporter {
       statistics.demandLatency, duplicateCount: statistics.repeatedFaultCount)
     report.pages.data =
       statistics.demandedPageCount + statistics.pushedPageCount
-      + statistics.stageInstalledPageCount
+      + statistics.stageInstalledPageCount + statistics.inPlacePageCount
     if statistics.seededPageCount > 0 { report.pages.seeded = statistics.seededPageCount }
     report.pages.zero = statistics.zeroReportedPageCount
     report.pages.poisoned = statistics.poisonedPageCount

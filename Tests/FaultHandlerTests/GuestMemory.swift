@@ -67,7 +67,7 @@ final class GuestMemory: @unchecked Sendable {
   let isShared: Bool
   /// The memory file behind shared memory.
   private let file: OwnedDescriptor?
-  private let fileNumber: Int32
+  let fileNumber: Int32
   let userfault: UserfaultHandle
 
   /// - Parameter limitByteCount: the memory is shared, of a tmpfs that has no room for more.
@@ -86,7 +86,8 @@ final class GuestMemory: @unchecked Sendable {
       number = unsafe uffdtest_limited_tmpfs_file("\(limitByteCount)")
       try #require(number >= 0)
     } else if isShared || pageSize == .huge {
-      number = unsafe clinux_memfd_create("guest", pageSize == .huge ? UInt32(MFD_HUGETLB) : 0)
+      number = unsafe clinux_memfd_create(
+        "guest", UInt32(MFD_ALLOW_SEALING) | (pageSize == .huge ? UInt32(MFD_HUGETLB) : 0))
       try #require(number >= 0)
     } else {
       flags |= MAP_ANONYMOUS
@@ -100,6 +101,24 @@ final class GuestMemory: @unchecked Sendable {
     unsafe base = try #require(address == MAP_FAILED ? nil : address)
     _ = unsafe madvise(base, byteCount, MADV_NOHUGEPAGE)
     _ = try userfault.register(range, modes: .missing)
+  }
+
+  /// Where the memory's file holds something, in pages.
+  func fileDataRuns() throws -> [Range<Int>] {
+    var runs: [Range<Int>] = []
+    var offset = lseek(fileNumber, 0, SEEK_DATA)
+    while offset >= 0, offset < byteCount {
+      let end = lseek(fileNumber, offset, SEEK_HOLE)
+      runs.append(offset / pageSize.byteCount..<end / pageSize.byteCount)
+      offset = lseek(fileNumber, end, SEEK_DATA)
+    }
+    return runs
+  }
+
+  /// Nobody may write to the file or punch it any more, but through mappings that are there.
+  func seal() throws {
+    let seal: Int32 = 0x0010  // F_SEAL_FUTURE_WRITE, which Glibc does not bring.
+    try #require(fcntl(fileNumber, F_ADD_SEALS, seal) == 0)
   }
 
   /// What a test has taken out: it may be somebody else's memory by now, also another test's.

@@ -25,6 +25,10 @@ final class PlaneFixture {
     var bulkCount = 1
     var limitByteCount: Int?
     var takesSeeds = false
+    /// The memory's file is sent along; the memory is shared then.
+    var sendsFile = false
+    /// Where seeds go whatever there is to be said about it; nil: where they can.
+    var placement: SeedPlacement?
     var features: UserfaultFeatures = [.removeEvents]
     /// A played source sends no heartbeats.
     var heartbeatBudgetNanoseconds: UInt64 = 3_600_000_000_000
@@ -36,16 +40,19 @@ final class PlaneFixture {
     let handle = userfault.handle
     regions = try shape.pageCounts.map {
       try GuestMemory(
-        pageCount: $0, pageSize: shape.pageSize, isShared: shape.isShared, userfault: handle,
-        limitByteCount: shape.limitByteCount)
+        pageCount: $0, pageSize: shape.pageSize, isShared: shape.isShared || shape.sendsFile,
+        userfault: handle, limitByteCount: shape.limitByteCount)
     }
-    memory = try Self.attach(regions, userfault, at: directory.file("attach.sock"))
+    memory = try Self.attach(
+      regions, userfault, at: directory.file("attach.sock"),
+      file: shape.sendsFile ? regions[0].fileNumber : nil)
+    let placement = shape.placement ?? memory.seedPlacement()
     let states = MappedPageStates(
       try MemoryMapping(
         anonymousByteCount: Int(memory.document.layout.totalPageCount.rawValue)))
     plane = try DestinationDataPlane(
       memory: memory, ledger: PageLedger(fresh: states), session: ScriptedSource.session,
-      takesSeeds: shape.takesSeeds,
+      seeds: shape.takesSeeds ? placement : nil,
       heartbeatBudgetNanoseconds: shape.heartbeatBudgetNanoseconds,
       faultPlacement: ThreadPlacement())
     source = try Self.link(plane, bulkCount: shape.bulkCount, tellsResidency: false)
@@ -79,7 +86,8 @@ final class PlaneFixture {
 
   /// Hands the regions over as Firecracker does.
   static func attach(
-    _ regions: [GuestMemory], _ userfault: borrowing UserfaultDescriptor, at path: String
+    _ regions: [GuestMemory], _ userfault: borrowing UserfaultDescriptor, at path: String,
+    file: Int32? = nil
   ) throws -> AttachedMemory {
     let listener = try AttachListener(path: path)
     let client = try HandOffClient(path: path)
@@ -91,7 +99,9 @@ final class PlaneFixture {
           + "\"offset\":\(offset),\"page_size\":\(region.pageSize.byteCount)}")
       offset += region.byteCount
     }
-    try client.send("[" + elements.joined(separator: ",") + "]", [userfault.handle.rawValue])
+    try client.send(
+      "[" + elements.joined(separator: ",") + "]",
+      [userfault.handle.rawValue] + (file.map { [$0] } ?? []))
     guard let attached = try listener.attach() else {
       throw AttachError.descriptorNeverCame
     }

@@ -62,7 +62,13 @@ final class SavedSessionFixture {
     }
   }
 
-  init(_ records: [DestinationRecord], pageCount: Int = 8) throws {
+  /// - Parameters:
+  ///   - seedsInPlace: whether seeds went into the memory itself.
+  ///   - stagedPages: pages whose seeds nobody has settled.
+  init(
+    _ records: [DestinationRecord], pageCount: Int = 8, seedsInPlace: Bool = false,
+    stagedPages: Range<Int> = 0..<0
+  ) throws {
     // Page states live on tmpfs.
     root = "/dev/shm/saved-session-\(ProcessInfo.processInfo.globallyUniqueString)"
     name = try VMName("web")
@@ -73,10 +79,13 @@ final class SavedSessionFixture {
     try directory.prepare(vm: name)
     try directory.prepare(session: Self.id)
     let attached = try PlaneFixture.attach([guest], userfault, at: root + "/attach.sock")
-    try SavedAttachment(attached, userfaultNumber: userfault.handle.rawValue).write(
-      directory.attachmentPath(of: Self.id))
-    _ = try PageStateFile.create(
-      directory.pageStatePath(of: Self.id), session: Self.id, pageCount: PageCount(pageCount))
+    var saved = SavedAttachment(attached, userfaultNumber: userfault.handle.rawValue)
+    if seedsInPlace { saved.seedsInPlace = true }
+    try saved.write(directory.attachmentPath(of: Self.id))
+    let states = MappedPageStates(
+      try PageStateFile.create(
+        directory.pageStatePath(of: Self.id), session: Self.id, pageCount: PageCount(pageCount)))
+    for page in stagedPages { states.store(PageState.staged.rawValue, at: page) }
     var journal = try DestinationJournal.open(vm: name, in: directory)
     let binding = VMBinding(
       vmName: name, boot: try BootID.current(), vmm: try ProcessIdentity.current(), memory: nil)
