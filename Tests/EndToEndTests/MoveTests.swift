@@ -139,6 +139,36 @@ extension EndToEnd {
           serverOptions: rounds(of: mode)))
     }
 
+    @Test(
+      "in rounds that go into the memory itself, of a VMM that sends its file",
+      arguments: ["memfd", "file"], ["hybrid", "pre-copy"])
+    func roundsInPlace(backing: String, mode: String) throws {
+      let migration = try Migration(
+        GuestShape(
+          memory: "64M", vcpus: 2, pattern: "rate-limited-write", backing: backing, regions: 2,
+          more: ["--rate", "500", "--remove-every", "50"]),
+        Plan(
+          mode: mode, link: .loopback, dialect: "two-descriptors", bulkConnections: 3,
+          serverOptions: [
+            "--downtime-target", "0", "--max-rounds", "3", "--bandwidth", "\(64 << 20)",
+          ] + (mode == "pre-copy" ? ["--at-limit", "switch"] : [])))
+      try migration.start()
+      try migration.expectCompletion()
+      let report = try #require(migration.receiver?.report)
+      #expect(report.seedsInPlace == true)
+      #expect(report.pages.seeded ?? 0 > report.pages.total)
+      try migration.receiver?.waitFor("in place")
+    }
+
+    @Test("in rounds that are staged, of a VMM that sends no file")
+    func roundsStaged() throws {
+      let migration = try Migration(GuestShape(), Plan(mode: "hybrid"))
+      try migration.start()
+      try migration.expectCompletion()
+      #expect(migration.receiver?.report?.seedsInPlace == false)
+      try migration.receiver?.waitFor("the VMM has not sent its memory's file")
+    }
+
     @Test("without KVM: the guest of threads", arguments: ["post-copy", "quick"])
     func processGuest(mode: String) throws {
       try move(GuestShape(vcpus: 2, isProcess: true), Plan(mode: mode))
