@@ -222,6 +222,9 @@ struct BulkInstaller: ~Copyable {
       }
     case .seedRound:
       roundToAnswer = try SeedRound.number(in: buffer.bytes(payload), of: .seedRound)
+      // What a round names as stale is answered with it: the count that the source tells with the
+      // freeze is of the others.
+      discardedPageCount = .zero
       return plane.installer.stage != nil
     default: return try discard(payload, isLast: header.flags.contains(.last))
     }

@@ -5,9 +5,15 @@ internal import Wire
 
 // What the first bulk connection carries beside pages: stale seeds, absent memory, device state.
 extension BulkSender {
-  /// Names the stale seeds, all of them; false when there are none.
-  func sendDiscards() throws(ServeError) -> Bool {
+  /// Names the last stale seeds, all of them; false when there are none.
+  func sendLastDiscards() throws(ServeError) -> Bool {
     guard let stale = context.discards.withLock({ $0.take() }) else { return false }
+    try sendDiscards(stale, areLast: true)
+    return true
+  }
+
+  /// Names stale seeds, of at least one page; behind the last ones comes no seed.
+  func sendDiscards(_ stale: PageBitmap, areLast: Bool) throws(ServeError) {
     var runs: [PageRun] = []
     var left = stale.setCount
     for region in context.layout.regions {
@@ -24,12 +30,11 @@ extension BulkSender {
         left -= run.count
         guard runs.count == WireLimits.maximumZeroMapRunCount || left == 0 else { continue }
         let frame = RunMap.discard.encodedFrame(
-          runs[...], isLast: left == 0, session: context.session.shortID)
+          runs[...], isLast: areLast && left == 0, session: context.session.shortID)
         try transmit(frame.rawBytes)
         runs.removeAll(keepingCapacity: true)
       }
     }
-    return true
   }
 
   /// Searches a while and sends what was found; false when the map is done.

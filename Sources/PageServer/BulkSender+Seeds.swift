@@ -5,7 +5,7 @@ internal import Wire
 
 // Seeds: pages that are sent while the VM runs, and may have been sent before.
 extension BulkSender {
-  /// Sends a run of the round, or its end; false when there is neither.
+  /// Sends a run of the round, what it names as stale, or its end; false when there is none of them.
   mutating func sendSeeds() throws(ServeError) -> Bool {
     if let run = context.seeds.next() {
       do throws(MemoryError) {
@@ -25,6 +25,7 @@ extension BulkSender {
       }
       return true
     }
+    if let stale = context.seeds.takeStale() { try sendDiscards(stale, areLast: false) }
     guard let round = context.seeds.takeEnd(on: position) else { return false }
     try transmit(SeedRound.endFrame(round, session: context.session.shortID).rawBytes)
     return true

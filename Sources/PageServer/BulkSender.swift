@@ -81,7 +81,7 @@ struct BulkSender: ~Copyable {
       guard servingGate.current == .open else { return false }
       if isFirst {
         // Nothing of the guest's is read there before its stale pages are gone.
-        if try sendDiscards() { return true }
+        if try sendLastDiscards() { return true }
         if try sendDeviceState() { return true }
       }
       // Nothing else goes while the guest is paused: where processors are few, a search for what is

@@ -35,6 +35,8 @@ final class SeedFeed: Sendable {
     /// Pages before it were taken, or were none of the round's.
     var position = 0
     var takenCount = 0
+    /// Pages whose seeds are to be dropped.
+    var stale: PageBitmap?
     var sentByteCount: UInt64 = 0
     var savedByteCount: UInt64 = 0
     var isStopped = false
@@ -63,10 +65,14 @@ final class SeedFeed: Sendable {
 
   // MARK: For the seeder
 
-  /// Gives the bulk threads, of which there are so many, a round; wake them afterwards.
-  func begin(round: UInt64, _ pages: PageBitmap, connectionCount: Int) {
+  /// Gives the bulk threads, of which there are so many, a round, at whose end the seeds of some
+  /// pages are named as stale; wake them afterwards.
+  func begin(
+    round: UInt64, _ pages: PageBitmap, naming stale: PageBitmap? = nil, connectionCount: Int
+  ) {
     state.withLock { state in
       state.round = round
+      state.stale = stale
       state.pages = pages
       state.position = 0
       state.takenCount = 0
@@ -181,6 +187,9 @@ final class SeedFeed: Sendable {
       for page in pages { state.skipped.insert(page) }
     }
   }
+
+  /// The pages to be named as stale before the round's end is said, on one connection.
+  func takeStale() -> PageBitmap? { state.withLock { $0.stale.take() } }
 
   /// The round whose end is to be said on a bulk connection that has nothing more to send of it;
   /// nil when it was said already.

@@ -68,6 +68,8 @@ final class Seeder: Sendable {
     var sent: PageBitmap
     /// The last round was lost with its link, and the log not looked at since.
     var hasLostRound = false
+    /// Pages whose seeds the destination has dropped, on this link.
+    var named: PageBitmap
   }
 
   init(
@@ -83,7 +85,7 @@ final class Seeder: Sendable {
     self.throttle = throttle
     self.stallNanoseconds = stallNanoseconds
     let empty = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
-    state = Lock(State(rule: SwitchRule(limits), pending: empty, sent: empty))
+    state = Lock(State(rule: SwitchRule(limits), pending: empty, sent: empty, named: empty))
   }
 
   /// Ends `run` soon, wherever it is.
@@ -141,6 +143,7 @@ final class Seeder: Sendable {
       switch note.verdict {
       case .goOn: break
       case .switchOver(let reason):
+        if let end = try nameStale(plane) { return end }
         throttle?.pauseComes()
         return .decided(reason)
       case .stay(let reason):
@@ -151,6 +154,37 @@ final class Seeder: Sendable {
     }
     return .linkLost
   }
+
+  /// Has the destination drop what is stale already, which would be a part of the pause else; nil
+  /// when it has.
+  private func nameStale(_ plane: SourceDataPlane) throws(VMMError) -> SeedRunEnd? {
+    let stale = state.withLock { state in
+      var stale = state.pending
+      stale.formIntersection(state.sent)
+      return stale
+    }
+    // A few take no longer than the round trip.
+    guard stale.setCount >= Self.leastNamedCount else { return nil }
+    let (round, none) = nextRound(isEmpty: true)
+    // Before it is known whether they are: what is sent anew must not build on them.
+    seeds.discarded(stale)
+    plane.beginSeedRound(round, none, naming: stale)
+    var looks = RoundLooks(
+      pageCount: 0, imagePageCount: none.pageCount, start: MonotonicClock.now())
+    switch try awaitRound(plane, &looks) {
+    case .applied: state.withLock { $0.named = stale }
+    case .lost(let taken):
+      lose(taken, stale: none)
+      return .linkLost
+    case .unanswered(let taken):
+      lose(taken, stale: none)
+      return .unanswered
+    case .cancelled: return .linkLost
+    }
+    return nil
+  }
+
+  private static let leastNamedCount = 64
 
   /// The number of the round that begins, and what it sends.
   private func nextRound(isEmpty: Bool) -> (UInt64, PageBitmap) {
@@ -177,8 +211,8 @@ final class Seeder: Sendable {
     return judge(dirty, looks, outcome, from: start, to: end, roundTrip: roundTrip)
   }
 
-  /// The VM is stopped: the pages whose seeds are stale, and those whose seeds are right. The log
-  /// is of no use any more, see `stopLog`.
+  /// The VM is stopped: the pages whose seeds are stale and were not dropped yet, and those whose
+  /// seeds are right. The log is of no use any more, see `stopLog`.
   func finish() throws(VMMError) -> (stale: PageBitmap, fresh: PageBitmap) {
     let dirty = try fetch()
     return state.withLock { state in
@@ -187,6 +221,7 @@ final class Seeder: Sendable {
       stale.formIntersection(state.sent)
       var fresh = state.sent
       fresh.subtract(stale)
+      stale.subtract(state.named)
       return (stale, fresh)
     }
   }
@@ -204,6 +239,8 @@ final class Seeder: Sendable {
 
   /// Begins, or takes in what was written while there was no link: it belongs to no round's rate.
   private func begin() throws(VMMError) {
+    // They are sent again where another round follows.
+    state.withLock { $0.named = PageBitmap(pageCount: $0.named.pageCount) }
     if state.withLock({ $0.started != nil }) {
       let dirty = try fetch()
       let (pending, hasLostRound) = state.withLock { state in

@@ -27,6 +27,17 @@ final class SentSeeds: Sendable {
     digests.lost(round: round)
   }
 
+  /// The destination drops what it has of these pages.
+  func discarded(_ pages: PageBitmap) {
+    var position = 0
+    while let run = pages.nextRun(
+      from: position, before: pages.pageCount, limit: pages.pageCount)
+    {
+      deltas?.forget(run)
+      position = run.upperBound
+    }
+  }
+
   /// Nothing is sent as a seed any more, nor looked for.
   func end() {
     deltas?.end()

@@ -140,10 +140,12 @@ final class SourceDataPlane: Sendable {
   /// This link's part in the rounds of seeds.
   var seeds: SeedFeed { context.seeds }
 
-  /// Sends these pages, of a VM that runs, on all bulk connections. For the seeder's thread.
-  func beginSeedRound(_ round: UInt64, _ pages: PageBitmap) {
+  /// Sends these pages, of a VM that runs, on all bulk connections, and names the seeds of others as
+  /// stale behind them. For the seeder's thread.
+  func beginSeedRound(_ round: UInt64, _ pages: PageBitmap, naming stale: PageBitmap? = nil) {
     context.beginSeeds()
-    context.seeds.begin(round: round, pages, connectionCount: context.bulkCount)
+    context.seeds.begin(
+      round: round, pages, naming: stale, connectionCount: context.bulkCount)
     wakeBulk()
   }
 
@@ -153,8 +155,9 @@ final class SourceDataPlane: Sendable {
     wakeBulk()
   }
 
-  /// The VM is stopped. Names the seeds that are stale, on bulk, as soon as demands are answered,
-  /// and pushes none of those that are not. For any thread, before `beginServing`.
+  /// The VM is stopped. Names the seeds that are stale and were not named yet, on bulk, as soon as
+  /// demands are answered, and pushes none of those that are fresh. For any thread, before
+  /// `beginServing`.
   func discard(_ stale: PageBitmap, keeping fresh: PageBitmap) {
     context.claims.reset(to: fresh)
     context.counters.unsettle()

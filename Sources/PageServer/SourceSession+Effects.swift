@@ -117,10 +117,10 @@ extension SourceSession {
         try frontEnd.pause()
         if let seeder, let plane {
           let start = MonotonicClock.now()
-          let (stale, fresh) = try seeder.finish()
+          let final = try seeder.finish()
           _ = seedWorker.run { seeder.stopLog() }
-          plane.discard(stale, keeping: fresh)
-          discardPageCount = PageCount(stale.setCount)
+          plane.discard(final.stale, keeping: final.fresh)
+          discardPageCount = PageCount(final.stale.setCount)
           scanNanoseconds = MonotonicClock.now().nanoseconds(since: start)
         }
       } catch {

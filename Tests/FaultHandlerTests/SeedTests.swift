@@ -142,6 +142,30 @@ struct SeedTests {
     try fixture.finish()
   }
 
+  /// What a round names as stale at its end may come again, and does not count for the freeze.
+  @Test func whatARoundNamesAsStaleIsDroppedWithIt() throws {
+    let fixture = try Self.fixture()
+    try fixture.source.sendSeeds(0..<16, version: 1, on: fixture.source.bulk[0])
+    try fixture.source.sendSeedZeros(16..<32, on: fixture.source.bulk[0])
+    try fixture.source.endRound(1)
+    try fixture.source.sendDiscards([ScriptedSource.run(4..<24)], isLast: false)
+    try fixture.source.endRound(2)
+    #expect(fixture.count(of: .staged) == 4 && fixture.count(of: .missing) == 60)
+    try fixture.source.sendSeeds(4..<8, on: fixture.source.bulk[0])
+    try fixture.source.endRound(3)
+    try fixture.source.sendDiscards([ScriptedSource.run(0..<4)])
+    let told = try fixture.event { if case .discarded = $0 { true } else { false } }
+    guard case .discarded(let count) = told else { return }
+    #expect(count == PageCount(4))
+    #expect(fixture.count(of: .staged) == 4 && fixture.count(of: .zero) == 8)
+    try fixture.startFaults()
+    #expect(try fixture.reader(page: 5).value() == PageContent.word(5))
+    let reader = try fixture.reader(page: 20)
+    #expect(try fixture.source.nextRequest().run == ScriptedSource.run(20..<21))
+    try fixture.source.sendPages(20..<21, on: fixture.source.bulk[0])
+    #expect(try reader.value() == PageContent.word(20))
+  }
+
   @Test func theSearchForWhatIsMissingAsksForNothingThatIsStaged() throws {
     let fixture = try Self.fixture()
     for start in stride(from: 0, to: 48, by: 16) {

@@ -300,13 +300,64 @@ extension SeedRunEnd {
     #expect(noted(notes).map(\.verdict) == [expected])
     #expect(interruption == .timeOfPreCopy ? end.isStaying : end.isDecided)
     let (stale, fresh) = try seeder.finish()
-    #expect(fresh.setCount < 512 && stale.setCount + fresh.setCount == 512)
+    // The others were named as stale before the pause.
+    #expect(fresh.setCount < 512)
     migration.plane.discard(stale, keeping: fresh)
     try migration.beginServing()
     migration.plane.beginPush()
     try thread.finish()
     // All that was not sent is pushed, and nothing else.
-    #expect(destination.pushed.withLock { $0.count } == stale.setCount)
+    #expect(destination.pushed.withLock { $0.count } == 512 - fresh.setCount)
+  }
+
+  /// What is known to be stale when the switch is decided is dropped before the VM is stopped.
+  @Test(arguments: [1, 2], [false, true])
+  func whatIsStaleAlreadyIsNamedBeforeThePause(bulkCount: Int, isLost: Bool) throws {
+    let memory = try TestMemory(pageCount: 256)
+    try memory.fill(0..<256)
+    let first = try TestMigration(try memory.open(), bulkCount: bulkCount)
+    let log = ScriptedLog(pageCount: 256)
+    let seeds = SentSeeds(deltaCacheByteCount: 1 << 20)
+    let seeder = Seeder(
+      layout: first.layout, log: log,
+      limits: SwitchLimits(downtimeNanoseconds: 0, maximumRoundCount: 1), seeds: seeds)
+    if isLost {
+      // Its link is lost when the destination has named them, and before it has said so.
+      let destination = Destination()
+      let threads = try first.bulk.map { peer in
+        try TestThread {
+          try? destination.serve(peer, first.layout) { round in
+            if round == 1 { log.write(100..<200) }
+            if round == 2 { for peer in first.bulk { peer.connection.shutdown() } }
+          }
+        }
+      }
+      try runUntilLost(seeder, over: first.plane)
+      for thread in threads { try thread.finish() }
+    }
+    let migration = isLost ? try TestMigration(try memory.open(), bulkCount: bulkCount) : first
+    let destination = Destination()
+    let threads = try migration.bulk.map { peer in
+      try TestThread {
+        try destination.serve(peer, migration.layout) { round in
+          if round == 1 { log.write(100..<200) }
+        }
+      }
+    }
+    #expect(try seeder.run(over: migration.plane) { _ in }.isDecided)
+    #expect(destination.discards.withLock { $0.sorted() } == Array(100..<200))
+    #expect(!destination.isDiscardsWhole.withLock { $0 })
+    log.write([5, 150])
+    let (stale, fresh) = try seeder.finish()
+    #expect((0..<256).filter { stale[$0] } == [5])
+    #expect(fresh.setCount == 155)
+    migration.plane.discard(stale, keeping: fresh)
+    try migration.beginServing()
+    migration.plane.beginPush()
+    for thread in threads { try thread.finish() }
+    #expect(destination.discards.withLock { $0.sorted() } == [5] + Array(100..<200))
+    #expect(destination.isDiscardsWhole.withLock { $0 })
+    #expect(destination.pushed.withLock { $0 } == Set(100..<200).union([5]))
   }
 
   /// An order that comes before the first round leaves everything to post-copy.
