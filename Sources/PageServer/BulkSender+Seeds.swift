@@ -52,6 +52,7 @@ extension BulkSender {
 
   /// Pages go with their contents; as a frame of what has changed of them, if that was made.
   func noteSeeds(_ segment: RunSegment, _ delta: Range<Int>?) {
+    context.punches.sending(loader.flatRange(of: segment))
     let byteCount = segment.pageCount * loader.pageByteCount
     // What is left for the VM's pause goes as whole pages, so deltas say nothing of how long that
     // would take; packing does.
@@ -69,6 +70,7 @@ extension BulkSender {
 
   /// The destination has these pages as they are.
   func noteSame(_ segment: RunSegment) {
+    context.punches.sending(loader.flatRange(of: segment))
     context.seeds.sending(
       loader.flatRange(of: segment), byteCount: 0,
       savedByteCount: UInt64(segment.pageCount * loader.pageByteCount), on: position)

@@ -134,6 +134,11 @@ public final class FileBacking: MemoryBacking {
     }
   }
 
+  /// A mapping of the file, as long as the image, that tells which pages are in it.
+  func makePresenceMapping() throws(SystemError) -> PresenceMapping {
+    try PresenceMapping(of: file.descriptor, byteCount: Int(imageEnd))
+  }
+
   private var imageEnd: UInt64 { naturalLayout.totalByteCount.rawValue }
 
   private func currentState() throws(MemoryError) -> MemoryFile.State {

@@ -7,12 +7,22 @@ internal import VMM
 /// whoever injected that into it, has registered with an asynchronously write-protecting
 /// userfaultfd. The descriptor stays in the process; nothing of it is needed here.
 ///
-/// See `DirtyTracker` for what it cannot see: direct I/O under way during a look.
+/// See `DirtyTracker` for what it cannot see: direct I/O under way during a look. Of a memory file,
+/// what is written in another way than through that one mapping is not seen either.
 final class PagemapLog: DirtyLog {
   /// A piece of the image and where the process has it.
   struct Piece: Hashable, Sendable {
     let imageOffset: UInt64
     let range: HostRange
+
+    /// Its bytes in the image.
+    var bytes: Range<UInt64> { imageOffset..<imageOffset + range.byteCount.rawValue }
+  }
+
+  /// A memory file, and what finds the pages that are punched out of it.
+  struct Watched: Sendable {
+    let file: FileBacking
+    let punches: PunchWatch
   }
 
   private let vmName: String
@@ -20,6 +30,8 @@ final class PagemapLog: DirtyLog {
   private let layout: ImageLayout
   private let pieces: [Piece]
   private let memory: TrackedMemory
+  /// nil for private memory, of which the kernel tells that it is dropped.
+  private let watched: Watched?
   private let hasDirectIO: @Sendable (Int32) throws(SystemError) -> Bool
   private let state = Lock(State())
 
@@ -29,7 +41,7 @@ final class PagemapLog: DirtyLog {
 
   init(
     vmName: String, processID: Int32, _ layout: ImageLayout, _ pieces: [Piece],
-    _ memory: TrackedMemory,
+    _ memory: TrackedMemory, watched: Watched? = nil,
     hasDirectIO: @escaping @Sendable (Int32) throws(SystemError) -> Bool
   ) {
     self.vmName = vmName
@@ -37,6 +49,7 @@ final class PagemapLog: DirtyLog {
     self.layout = layout
     self.pieces = pieces
     self.memory = memory
+    self.watched = watched
     self.hasDirectIO = hasDirectIO
   }
 
@@ -44,9 +57,13 @@ final class PagemapLog: DirtyLog {
   /// be written unseen.
   func startDirtyLog() throws(VMMError) {
     try refuseDirectIO(.startDirtyLog)
+    do throws(SystemError) { try watch() } catch {
+      throw self.error(.startDirtyLog, .refused("\(error)"))
+    }
     do throws(UFFDError) {
       try begin()
     } catch {
+      watched?.punches.end()
       let isUnregistered = error.errno == .noSuchEntry || error.errno == .notPermitted
       throw self.error(
         .startDirtyLog,
@@ -83,6 +100,13 @@ final class PagemapLog: DirtyLog {
     }
   }
 
+  /// Of a memory file, where nothing was sent yet.
+  private func watch() throws(SystemError) {
+    guard let watched else { return }
+    try watched.punches.begin(
+      watched.file, layout, vmm: PagemapPieces(processID: processID, pieces: pieces))
+  }
+
   /// What was written since the last time. Everything, when the record was lost and begins anew.
   func fetchDirtyLog() throws(VMMError) -> [UInt8] {
     try refuseDirectIO(.fetchDirtyLog)
@@ -93,7 +117,7 @@ final class PagemapLog: DirtyLog {
           // The last look failed in its middle.
           throw UFFDError(.scanPagemap, errno: .noSuchEntry)
         }
-        try tracker.collect { run, _ in insert(run, into: &found) }
+        try collect(from: &tracker, into: &found)
         state.tracker = consume tracker
       }
     } catch {
@@ -110,6 +134,22 @@ final class PagemapLog: DirtyLog {
     return found.bits
   }
 
+  private func collect(
+    from tracker: inout DirtyTracker, into found: inout ImagePageSet
+  ) throws(UFFDError) {
+    var unmapped: [Range<UInt64>] = []
+    try tracker.collect { run, kind in
+      forEachPart(of: run) { part in
+        if kind == .unpopulated, watched != nil {
+          unmapped.append(part)
+        } else {
+          found.insert(from: part.lowerBound, byteCount: UInt64(part.count))
+        }
+      }
+    }
+    try watched?.punches.look(unmapped: unmapped, into: &found)
+  }
+
   /// Looks no more. What is protected stays so: the first write to each page ends it.
   func stopDirtyLog() throws(VMMError) {
     state.withLock { $0.tracker = nil }
@@ -120,12 +160,13 @@ final class PagemapLog: DirtyLog {
       vmName: vmName, verb: verb, address: "pagemap of process \(processID)", problem: problem)
   }
 
-  private func insert(_ run: HostRange, into written: inout ImagePageSet) {
+  /// Calls `body` with what a range of addresses is of the image.
+  private func forEachPart(of run: HostRange, _ body: (Range<UInt64>) -> Void) {
     for piece in pieces where piece.range.overlaps(run) {
       let start = max(piece.range.start, run.start)
       let end = min(piece.range.end, run.end)
       let offset = piece.imageOffset + (start.rawValue - piece.range.start.rawValue)
-      written.insert(from: offset, byteCount: end.rawValue - start.rawValue)
+      body(offset..<offset + (end.rawValue - start.rawValue))
     }
   }
 }

@@ -21,6 +21,8 @@ public struct SeedRoundNote: Hashable, Sendable {
   public var throttleMeans: ThrottleMeans?
   /// Who tells what it writes.
   public var tracking = WriteTracking.vmm
+  /// How long it took to ask.
+  public var lookNanoseconds: UInt64 = 0
 }
 
 /// How the rounds over one link have come to their end.
@@ -109,10 +111,11 @@ final class Seeder: Sendable {
     if isCancelled.load(ordering: .acquiring) { return .linkLost }
     try begin()
     while !isCancelled.load(ordering: .acquiring) {
-      let start = MonotonicClock.now()
       // Over already, as on a new link: an empty round shows that the link holds.
-      let over = reasonToEnd(start)
+      let over = reasonToEnd(MonotonicClock.now())
       let (round, pages) = nextRound(isEmpty: over != nil)
+      seeds.punches.willSend(pages)
+      let start = MonotonicClock.now()
       var looks = RoundLooks(
         pageCount: pages.setCount, imagePageCount: pages.pageCount, start: start)
       plane.beginSeedRound(round, pages)
@@ -205,10 +208,13 @@ final class Seeder: Sendable {
   ) throws(VMMError) -> SeedRoundNote {
     let end = MonotonicClock.now()
     var dirty = try fetch()
+    let lookNanoseconds = MonotonicClock.now().nanoseconds(since: end)
     looks.lookedLast(dirty, at: end)
     dirty.formUnion(looks.stale)
     dirty.formUnion(outcome.unsent)
-    return judge(dirty, looks, outcome, from: start, to: end, roundTrip: roundTrip)
+    var note = judge(dirty, looks, outcome, from: start, to: end, roundTrip: roundTrip)
+    note.lookNanoseconds = lookNanoseconds
+    return note
   }
 
   /// The VM is stopped: the pages whose seeds are stale and were not dropped yet, and those whose

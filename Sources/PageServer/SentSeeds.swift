@@ -6,12 +6,15 @@ final class SentSeeds: Sendable {
   let deltas: DeltaCache?
   /// Their digests, for whoever wants them.
   let digests: SentDigests
+  /// What becomes of them in a memory file, for whoever wants to know.
+  let punches: PunchWatch
 
   /// With a cache of so many bytes; 0: none.
   init(deltaCacheByteCount: UInt64) {
     // Without even a page of memory for it everything is sent whole.
     deltas = deltaCacheByteCount == 0 ? nil : try? DeltaCache(byteCount: deltaCacheByteCount)
     digests = SentDigests()
+    punches = PunchWatch()
   }
 
   /// Rounds of an image begin.
@@ -42,5 +45,6 @@ final class SentSeeds: Sendable {
   func end() {
     deltas?.end()
     digests.end()
+    punches.end()
   }
 }

@@ -38,6 +38,9 @@ final class SourceContext: Sendable {
     return digests.isWanted ? digests : nil
   }
 
+  /// What becomes of pages of a memory file that are sent in rounds.
+  var punches: PunchWatch { options.sentSeeds.punches }
+
   /// What may still be sent now, beside what the credit allows.
   var bandwidth: BandwidthLimit { options.bandwidth }
 

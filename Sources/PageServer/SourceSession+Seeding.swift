@@ -55,7 +55,7 @@ extension SourceSession {
     let log: ChosenLog?
     do throws(SystemError) {
       log = try ChosenLog.make(
-        configuration, backing, layout, processID: binding.vmm?.pid, digests: sentSeeds.digests)
+        configuration, backing, layout, processID: binding.vmm?.pid, seeds: sentSeeds)
     } catch {
       throw Refusal(.unfit, "the VM's writes cannot be watched: \(error)")
     }

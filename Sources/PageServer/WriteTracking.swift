@@ -62,7 +62,7 @@ extension ChosenLog {
   /// The logs that a configuration allows for a VM whose process is known, if it has one.
   static func make(
     _ configuration: SourceConfiguration, _ backing: any MemoryBacking, _ layout: ImageLayout,
-    processID: Int32?, digests: SentDigests
+    processID: Int32?, seeds: SentSeeds
   ) throws(SystemError) -> ChosenLog? {
     let vmName = configuration.vmName.text
     var candidates: [(tracking: WriteTracking, log: any DirtyLog)] = []
@@ -74,7 +74,7 @@ extension ChosenLog {
         guard let processID else { continue }
         do throws(SystemError) {
           if let log = try PagemapLog.make(
-            vmName: vmName, processID: processID, backing, layout)
+            vmName: vmName, processID: processID, backing, layout, punches: seeds.punches)
           {
             candidates.append((.pagemap, log))
           }
@@ -84,7 +84,7 @@ extension ChosenLog {
         }
       case .content:
         candidates.append(
-          (.content, try ContentLog(vmName: vmName, backing, layout, digests)))
+          (.content, try ContentLog(vmName: vmName, backing, layout, seeds.digests)))
       }
     }
     return candidates.isEmpty ? nil : ChosenLog(candidates)
@@ -94,40 +94,4 @@ extension ChosenLog {
 extension WriteTracking {
   /// What it stands for, in the order in which they are tried.
   var choices: [WriteTracking] { self == .automatic ? [.vmm, .pagemap] : [self] }
-}
-
-extension PagemapLog {
-  /// The log of a process's writes to its private memory; nil for any other memory.
-  static func make(
-    vmName: String, processID: Int32, _ backing: any MemoryBacking, _ layout: ImageLayout,
-    hasDirectIO: @escaping @Sendable (Int32) throws(SystemError) -> Bool =
-      ProcessDescriptors.hasDirectIO(pid:)
-  ) throws(SystemError) -> PagemapLog? {
-    // Of a memory file a page that is punched out and then only read is there and unwritten: only
-    // its content tells that it is another one.
-    guard case .process(let identity, let ranges) = backing.identity, identity.pid == processID
-    else { return nil }
-    let mappings = try ProcessMapping.current(ofPID: processID)
-    let isHuge = layout.regions.contains { $0.pageSize == .huge }
-    var pieces: [Piece] = []
-    var offset: UInt64 = 0
-    for range in ranges {
-      // Private huge pages have a name.
-      guard
-        mappings.allSatisfy({
-          !$0.addresses.overlaps(range) || $0.isPrivateAnonymous || isHuge && !$0.isShared
-        })
-      else { return nil }
-      pieces.append(
-        Piece(
-          imageOffset: offset,
-          range: HostRange(
-            start: HostAddress(rawValue: range.lowerBound),
-            end: HostAddress(rawValue: range.upperBound))))
-      offset += UInt64(range.count)
-    }
-    return PagemapLog(
-      vmName: vmName, processID: processID, layout, pieces,
-      isHuge ? .privateFile : .privateAnonymous, hasDirectIO: hasDirectIO)
-  }
 }

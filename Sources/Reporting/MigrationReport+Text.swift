@@ -65,6 +65,7 @@ extension MigrationReport {
 
   private static func text(_ rounds: RoundsTally) -> String {
     var text = "\(Amounts.count(rounds.count)), writes told by \(rounds.tracking)"
+    text += " in \(Amounts.duration(nanoseconds: rounds.longestLookNanoseconds)) at most"
     if rounds.throttlePercent > 0 {
       text += ", the guest slowed down by \(rounds.throttlePercent) %"
       if let means = rounds.throttleMeans { text += " (by \(means))" }

@@ -232,6 +232,8 @@ public struct RoundsTally: Hashable, Sendable, Codable {
   public var count: UInt64
   /// Who told what the VM wrote: "vmm", "pagemap" or "content".
   public var tracking: String
+  /// How long it took to ask, the longest time of those while the VM ran.
+  public var longestLookNanoseconds: UInt64
   /// How much of its processor time the guest lost in the end, in percent.
   public var throttlePercent: Int
   /// By what: "vmm" or "cgroup"; nil when it lost nothing.
@@ -242,11 +244,13 @@ public struct RoundsTally: Hashable, Sendable, Codable {
 
   /// A tally with all its parts.
   public init(
-    count: UInt64, tracking: String, throttlePercent: Int, throttleMeans: String?,
+    count: UInt64, tracking: String, longestLookNanoseconds: UInt64, throttlePercent: Int,
+    throttleMeans: String?,
     predictedDowntimeNanoseconds: UInt64?
   ) {
     self.count = count
     self.tracking = tracking
+    self.longestLookNanoseconds = longestLookNanoseconds
     self.throttlePercent = throttlePercent
     self.throttleMeans = throttleMeans
     self.predictedDowntimeNanoseconds = predictedDowntimeNanoseconds

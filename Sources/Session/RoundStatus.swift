@@ -17,12 +17,14 @@ public struct RoundStatus: Codable, Hashable, Sendable {
   public var throttleMeans: String?
   /// Who tells what the VM writes: "vmm", "pagemap" or "content".
   public var tracking: String
+  /// How long it took to ask.
+  public var lookNanoseconds: UInt64
 
   /// A status with all its parts.
   public init(
     number: UInt64, remainingByteCount: UInt64, sentBytesPerSecond: UInt64?,
     dirtyBytesPerSecond: UInt64?, predictedDowntimeNanoseconds: UInt64?, throttlePercent: Int,
-    throttleMeans: String?, tracking: String
+    throttleMeans: String?, tracking: String, lookNanoseconds: UInt64
   ) {
     self.number = number
     self.remainingByteCount = remainingByteCount
@@ -32,6 +34,7 @@ public struct RoundStatus: Codable, Hashable, Sendable {
     self.throttlePercent = throttlePercent
     self.throttleMeans = throttleMeans
     self.tracking = tracking
+    self.lookNanoseconds = lookNanoseconds
   }
 
   /// Until nothing would be left, should it go on so; nil where the VM writes as fast as is sent.

@@ -1,7 +1,7 @@
 internal import CLinux
 internal import Glibc
 
-/// A file that holds a VM's memory, opened for reading only and never mapped.
+/// A file that holds a VM's memory, opened for reading only, and never read by a mapping.
 public struct MemoryFile: ~Copyable, Sendable {
   /// What holds the file's pages; decides what an error of a read means.
   public enum Medium: Hashable, Sendable {

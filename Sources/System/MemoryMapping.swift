@@ -1,7 +1,8 @@
 internal import Glibc
 
 /// Memory that this process mapped and unmaps exactly once: buffers, staging, shared state files.
-/// Never a guest's source memory: the kernel copies that (see Documentation/design).
+/// Never a guest's source memory: the kernel copies that (see Documentation/design, and
+/// `PresenceMapping`).
 @safe
 public struct MemoryMapping: ~Copyable, @unchecked Sendable {
   /// The first byte. Valid while the owner lives.

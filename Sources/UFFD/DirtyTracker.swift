@@ -19,7 +19,8 @@ public enum TrackedMemory: Hashable, Sendable {
   /// mark, so every place that has no page is reported each round.
   case privateFile
   /// Shared: what is not mapped is in the file. A page that is punched out of the file keeps its
-  /// mark and is **not** reported: the file's own holes (SEEK_HOLE) tell of it, after the freeze.
+  /// mark and is **not** reported, even when it is read and so is there again: whoever tracks such
+  /// memory has to find that by a mapping of its own.
   case shared
 }
 
@@ -133,16 +134,7 @@ public struct DirtyTracker: ~Copyable, Sendable {
     _ range: HostRange, for question: PagemapQuestion, protecting: Bool = false,
     _ body: (HostRange) -> Void
   ) throws(UFFDError) {
-    var rest = range
-    while rest.byteCount > .zero {
-      let reached = try scanner.scan(rest, for: question, protecting: protecting, into: &runs)
-      for position in 0..<runs.count { body(runs[position].range) }
-      // Each call ends behind where it began, or the kernel would have us loop for ever.
-      guard reached > rest.start, reached <= rest.end else {
-        throw UFFDError(.scanPagemap, range: rest, errno: .inputOutput)
-      }
-      rest = HostRange(start: reached, end: rest.end)
-    }
+    try scanner.scanAll(range, for: question, protecting: protecting, into: &runs, body)
   }
 
   private static func block(of address: HostAddress, countedFrom start: HostAddress) -> Int {

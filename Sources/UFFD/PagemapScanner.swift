@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Glibc
+internal import Pages
 internal import System
 
 /// Which pages a scan is to report.
@@ -65,5 +66,23 @@ public struct PagemapScanner: ~Copyable, Sendable {
     guard count >= 0 else { throw UFFDError(.scanPagemap, range: range, errno: .current) }
     buffer.count = Int(count)
     return HostAddress(rawValue: argument.walk_end)
+  }
+
+  /// Calls `body` for all runs of `range` that answer `question`, in the order of addresses,
+  /// however many scans that takes.
+  public borrowing func scanAll(
+    _ range: HostRange, for question: PagemapQuestion, protecting: Bool = false,
+    into buffer: inout PagemapRunBuffer, _ body: (HostRange) -> Void
+  ) throws(UFFDError) {
+    var rest = range
+    while rest.byteCount > .zero {
+      let reached = try scan(rest, for: question, protecting: protecting, into: &buffer)
+      for position in 0..<buffer.count { body(buffer[position].range) }
+      // Each call ends behind where it began, or the kernel would have us loop for ever.
+      guard reached > rest.start, reached <= rest.end else {
+        throw UFFDError(.scanPagemap, range: rest, errno: .inputOutput)
+      }
+      rest = HostRange(start: reached, end: rest.end)
+    }
   }
 }

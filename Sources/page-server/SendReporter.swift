@@ -76,7 +76,9 @@ final class SendReporter {
   private func tell(_ note: SeedRoundNote) {
     let result = note.result
     rounds = RoundsTally(
-      count: note.number, tracking: note.tracking.rawValue, throttlePercent: note.throttlePercent,
+      count: note.number, tracking: note.tracking.rawValue,
+      longestLookNanoseconds: max(note.lookNanoseconds, rounds?.longestLookNanoseconds ?? 0),
+      throttlePercent: note.throttlePercent,
       throttleMeans: note.throttleMeans?.rawValue,
       predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds)
     let mebibyte = 1_048_576.0
@@ -95,7 +97,8 @@ final class SendReporter {
     if note.verdict != .goOn(obstacle: nil) { text += "; \(verdict)" }
     // A guest that does not come to fit has hundreds of rounds a second: not each is news.
     let now = MonotonicClock.now()
-    trace.round(note.number, result, verdict: verdict, now: now)
+    trace.round(
+      note.number, result, lookNanoseconds: note.lookNanoseconds, verdict: verdict, now: now)
     let isNews =
       if case .goOn = note.verdict { now >= nextRoundTold } else { true }
     if isNews { nextRoundTold = now.advanced(byNanoseconds: Self.roundRestNanoseconds) }

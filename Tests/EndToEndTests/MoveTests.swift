@@ -178,7 +178,7 @@ extension EndToEnd {
       "in rounds, whoever tells what it writes",
       arguments: [
         ("private", Plan.Memory.ranges, "pagemap"), ("private", .ranges, "content"),
-        ("memfd", .file, "content"),
+        ("memfd", .file, "pagemap"), ("memfd", .file, "content"),
       ], ["hybrid", "pre-copy"])
     func tracking(
       how: (backing: String, memory: Plan.Memory, tracking: String), mode: String
@@ -193,6 +193,34 @@ extension EndToEnd {
       try migration.start()
       try migration.expectCompletion()
       #expect(migration.server?.report?.rounds?.tracking == how.tracking)
+    }
+
+    @Test(
+      "in rounds, while it punches holes into a memory file and reads them",
+      arguments: [("punch", "4K"), ("remove", "4K"), ("dontneed", "4K")])
+    func trackingOfAMemoryFile(how: (method: String, pageSize: String)) throws {
+      try trackMemoryFile(how)
+    }
+
+    @Test("in rounds, while it punches huge pages out of a memory file", .needsHugePages)
+    func trackingOfHugePages() throws { try trackMemoryFile(("remove", "2M")) }
+
+    private func trackMemoryFile(_ how: (method: String, pageSize: String)) throws {
+      let migration = try Migration(
+        GuestShape(
+          memory: "64M", vcpus: 2, pattern: "rate-limited-write", pageSize: how.pageSize,
+          more: [
+            "--rate", "500", "--write-percent", "30", "--track-writes", "--remove-every", "4",
+            "--remove-by", how.method,
+          ]),
+        Plan(
+          mode: "hybrid",
+          // Some hundred pages are given back behind their being sent.
+          serverOptions: ["--dirty-tracking", "pagemap", "--bandwidth", "\(48 << 20)"]))
+      try migration.start()
+      try migration.expectCompletion()
+      let rounds = try #require(migration.server?.report?.rounds)
+      #expect(rounds.tracking == "pagemap" && rounds.longestLookNanoseconds > 0)
     }
 
     @Test(

@@ -67,7 +67,7 @@ struct TraceFileTests {
     trace.linkRestored()
     trace.round(
       1, SeedRoundResult(sentByteCount: 4096, nanoseconds: 5_000_000, dirtiedByteCount: 8192),
-      verdict: "going on", now: MonotonicClock.now())
+      lookNanoseconds: 1_000_000, verdict: "going on", now: MonotonicClock.now())
     trace.progress(
       ProgressSample(
         vm: "web", phase: "seeding", elapsedNanoseconds: 1, donePageCount: 2, totalPageCount: 5,

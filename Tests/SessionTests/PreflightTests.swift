@@ -100,7 +100,8 @@ struct RoundStatusTests {
     func left(_ sent: UInt64?, _ dirty: UInt64?) -> UInt64? {
       RoundStatus(
         number: 2, remainingByteCount: 300, sentBytesPerSecond: sent, dirtyBytesPerSecond: dirty,
-        predictedDowntimeNanoseconds: nil, throttlePercent: 0, throttleMeans: nil, tracking: "vmm"
+        predictedDowntimeNanoseconds: nil, throttlePercent: 0, throttleMeans: nil, tracking: "vmm",
+        lookNanoseconds: 0
       ).nanosecondsLeft
     }
     #expect(left(100, nil) == 3_000_000_000)

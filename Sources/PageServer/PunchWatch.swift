@@ -1,0 +1,269 @@
+internal import Glibc
+internal import Pages
+internal import System
+internal import UFFD
+
+/// Finds what was sent of a memory file and is not in it any more, for a log that is not told of
+/// it: pages that were punched out, whether or not the VM has read them since, which makes new ones
+/// of zeros. Of no use, and of no cost, before `begin`.
+///
+/// ```
+///   willSend: pages appear in a mapping of ours ─▶ they are read ─▶ sending: they have content
+///                                                                            │
+///   look: whatever has content and is not in our mapping is told ◀───────────╯
+/// ```
+///
+/// A punch takes the page out of every mapping, and what the VM does then brings it back into the
+/// VM's alone. So, page by page: a punch before the read is sent, as zeros or as what is new, and
+/// one behind the read is behind the appearance too, and found. For that nothing may appear in our
+/// mapping that is not read behind it: `willSend` makes appear only pages of the round that it is
+/// for, with no neighbours, on the one thread that looks, too; they are read in that round, or are
+/// left over and sent in a later one. A page that was sent as zeros can be punched unseen: it is
+/// zeros still, unless it was written, which the log tells.
+///
+/// What the host takes away itself (by swapping, by making huge pages) is found as well, and sent
+/// again for nothing. A page that could not be made to appear is told at each look.
+///
+/// One race is left to the kernel: when a part of a large folio is punched that something else has
+/// pinned, the kernel clears it in its place, behind taking it out of the mappings; a page that
+/// comes back into ours between the two, by a fault for a neighbour in the same run, is not found.
+/// Without huge pages for shared memory (`shmem_enabled`, `huge=`), as is usual, there is no such
+/// folio.
+final class PunchWatch: Sendable {
+  /// Pages that went with content, by flat index.
+  private let contents = Lock<PageBitmap?>(nil)
+  private let view = Lock<FileView?>(nil)
+
+  /// Nothing was sent yet. Huge pages are watched where `vmm` tells that the VMM has them mapped:
+  /// their file cannot tell which it has.
+  func begin(
+    _ file: FileBacking, _ layout: ImageLayout, vmm: PagemapPieces
+  ) throws(SystemError) {
+    try view.withLock { view throws(SystemError) in
+      view = try FileView(file, layout, vmm: vmm)
+    }
+    contents.withLock { $0 = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue)) }
+  }
+
+  /// Pages are going to be read for a round, from now on. One round at a time.
+  func willSend(_ pages: PageBitmap) {
+    let isWatched = contents.withLock { contents in
+      contents?.subtract(pages)
+      return contents != nil
+    }
+    guard isWatched else { return }
+    view.withLock { $0?.populate(pages) }
+  }
+
+  /// Pages are just about to be sent with what was read. A thread that still sends for a link that
+  /// is lost makes more be told than has to be.
+  func sending(_ pages: Range<Int>) {
+    contents.withLock { contents in
+      guard contents != nil else { return }
+      for page in pages { contents?.insert(page) }
+    }
+  }
+
+  /// Adds what is not in the file any more as it was sent; and of `unmapped`, of which nobody can
+  /// tell whether it was written (offsets in the image), whatever is not zeros at both ends.
+  func look(
+    unmapped: [Range<UInt64>], into found: inout ImagePageSet
+  ) throws(UFFDError) {
+    guard let contents = contents.withLock({ $0 }) else { return }
+    try view.withLock { view throws(UFFDError) in
+      try view?.look(contents, unmapped, &found)
+    }
+  }
+
+  /// Watches no more. Gives the mapping back, which takes some milliseconds for each GiB.
+  func end() {
+    contents.withLock { $0 = nil }
+    view.withLock { $0 = nil }
+  }
+}
+
+/// Where a process has pages of the image.
+struct PagemapPieces: Sendable {
+  let processID: Int32
+  let pieces: [PagemapLog.Piece]
+}
+
+/// What is mapped here of a memory file.
+private struct FileView: ~Copyable, Sendable {
+  /// So many ranges stand apart in the mapping at most: the kernel allows some 65 000 mappings.
+  private static let maximumApartCount = 4096
+
+  private let file: FileBacking
+  private let layout: ImageLayout
+  private let mapping: PresenceMapping
+  /// Of this process, and of the VMM.
+  private let ours: PagemapScanner
+  private let vmms: PagemapScanner
+  private let pieces: [PagemapLog.Piece]
+  private var runs = PagemapRunBuffer()
+  private var apartCount = 0
+  /// Nothing appears any more beside what is populated; else nothing is.
+  private var isSound = true
+
+  init(
+    _ file: FileBacking, _ layout: ImageLayout, vmm: PagemapPieces
+  ) throws(SystemError) {
+    let ours = try Self.scanner(of: getpid())
+    let vmms = try Self.scanner(of: vmm.processID)
+    let mapping = try file.makePresenceMapping()
+    self.file = file
+    self.layout = layout
+    pieces = vmm.pieces
+    self.ours = ours
+    self.vmms = vmms
+    self.mapping = mapping
+  }
+
+  private static func scanner(of processID: Int32) throws(SystemError) -> PagemapScanner {
+    do throws(UFFDError) { return try PagemapScanner(processID: processID) } catch {
+      throw SystemError("open", "/proc/\(processID)/pagemap", error.errno)
+    }
+  }
+
+  mutating func look(
+    _ contents: PageBitmap, _ unmapped: [Range<UInt64>], _ found: inout ImagePageSet
+  ) throws(UFFDError) {
+    for region in layout.regions {
+      for absent in try absentRanges(in: bytes(of: region)) {
+        insert(contents, in: absent, of: region, &found)
+      }
+      for range in unmapped {
+        let range = range.clamped(to: bytes(of: region))
+        guard !range.isEmpty else { continue }
+        insert(contents, in: range, of: region, &found)
+        // What is a hole now reads as zeros, and what was sent without content was zeros.
+        for data in fileData(in: range) {
+          found.insert(from: data.lowerBound, byteCount: UInt64(data.count))
+        }
+      }
+    }
+  }
+
+  /// Makes those of the pages present that are in the file, and no others.
+  mutating func populate(_ pages: PageBitmap) {
+    for region in layout.regions {
+      // What cannot be found out stays absent, and is told at the next look.
+      guard let absent = try? absentRanges(in: bytes(of: region)) else { continue }
+      for range in absent {
+        var wanted: [Range<UInt64>] = []
+        forEachRun(of: pages, in: range, of: region) { wanted.append($0) }
+        for run in wanted {
+          for data in data(in: run, of: region) { populate(data) }
+        }
+      }
+    }
+    rejoin()
+  }
+
+  private mutating func populate(_ range: Range<UInt64>) {
+    guard isSound else { return }
+    let start = mapping.startAddress
+    _ = mapping.populate(start + range.lowerBound..<start + range.upperBound)
+    apartCount += 1
+    if apartCount >= Self.maximumApartCount { rejoin() }
+  }
+
+  private mutating func rejoin() {
+    if apartCount > 0, !mapping.rejoin() { isSound = false }
+    apartCount = 0
+  }
+
+  /// What is not in our mapping. Asked the other way round: the kernel does not speak of every
+  /// stretch without a page table.
+  private mutating func absentRanges(
+    in range: Range<UInt64>
+  ) throws(UFFDError) -> [Range<UInt64>] {
+    let base = mapping.startAddress
+    var absent: [Range<UInt64>] = []
+    var position = range.lowerBound
+    let addresses = HostRange(
+      start: HostAddress(rawValue: base + range.lowerBound),
+      end: HostAddress(rawValue: base + range.upperBound))
+    try ours.scanAll(addresses, for: PagemapQuestion(required: .isPresent), into: &runs) {
+      let start = $0.start.rawValue - base
+      if position < start { absent.append(position..<start) }
+      position = $0.end.rawValue - base
+    }
+    if position < range.upperBound { absent.append(position..<range.upperBound) }
+    return absent
+  }
+
+  private mutating func data(in range: Range<UInt64>, of region: Region) -> [Range<UInt64>] {
+    region.pageSize == .small ? fileData(in: range) : vmmPages(in: range)
+  }
+
+  /// What is no hole of the file; of huge pages everything.
+  private func fileData(in range: Range<UInt64>) -> [Range<UInt64>] {
+    var found: [Range<UInt64>] = []
+    var position = range.lowerBound
+    var start = position
+    while position < range.upperBound {
+      do throws(MemoryError) {
+        position = try file.searchAbsent(in: position..<range.upperBound) { hole in
+          if start < hole.lowerBound { found.append(start..<hole.lowerBound) }
+          start = hole.upperBound
+        }
+      } catch {
+        // It may be there.
+        break
+      }
+    }
+    if start < range.upperBound { found.append(start..<range.upperBound) }
+    return found
+  }
+
+  /// Huge pages that the VMM has mapped. One that is punched in this moment is allocated anew.
+  private mutating func vmmPages(in range: Range<UInt64>) -> [Range<UInt64>] {
+    var found: [Range<UInt64>] = []
+    for piece in pieces {
+      let part = range.clamped(to: piece.bytes)
+      guard !part.isEmpty else { continue }
+      let shift = piece.range.start.rawValue &- piece.imageOffset
+      let addresses = HostRange(
+        start: HostAddress(rawValue: part.lowerBound &+ shift),
+        end: HostAddress(rawValue: part.upperBound &+ shift))
+      // What is not found is told at the next look.
+      try? vmms.scanAll(
+        addresses, for: PagemapQuestion(required: .isPresent), into: &runs
+      ) { found.append($0.start.rawValue &- shift..<$0.end.rawValue &- shift) }
+    }
+    return found
+  }
+
+  private func bytes(of region: Region) -> Range<UInt64> {
+    let start = region.imageOffset.rawValue
+    return start..<start + region.byteCount.rawValue
+  }
+
+  private func insert(
+    _ pages: PageBitmap, in range: Range<UInt64>, of region: Region,
+    _ found: inout ImagePageSet
+  ) {
+    forEachRun(of: pages, in: range, of: region) {
+      found.insert(from: $0.lowerBound, byteCount: UInt64($0.count))
+    }
+  }
+
+  /// Calls `body` with the bytes of each run of pages that touch a range of the region.
+  private func forEachRun(
+    of pages: PageBitmap, in range: Range<UInt64>, of region: Region,
+    _ body: (Range<UInt64>) -> Void
+  ) {
+    let base = region.imageOffset.rawValue
+    let size = UInt64(region.pageSize.byteCount)
+    let first = layout.flatIndex(of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
+    var position = first + Int((range.lowerBound - base) / size)
+    // Rounded up: a page is touched by any part of it.
+    let end = first + Int((range.upperBound - base + size - 1) / size)
+    while let run = pages.nextRun(from: position, before: end, limit: end - position) {
+      body(
+        base + UInt64(run.lowerBound - first) * size..<base + UInt64(run.upperBound - first) * size)
+      position = run.upperBound
+    }
+  }
+}
