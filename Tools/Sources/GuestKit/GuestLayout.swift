@@ -24,6 +24,7 @@ public enum GuestShapeError: Error, Hashable, CustomStringConvertible, Sendable 
 ///
 /// ```
 /// header · page tables · code · one page a vCPU · version table · data pages … · unused tail
+///   · the disk's record · the disk's buffer, where there is one
 /// ```
 public struct GuestLayout: Hashable, Sendable {
   /// A test VMM: more vCPUs than this machine class has cores would tell nothing new.
@@ -32,6 +33,8 @@ public struct GuestLayout: Hashable, Sendable {
   public static let maximumByteCount: UInt64 = 64 << 30
   /// All words of a page but its id, version and checksum.
   public static let maximumNoiseWordCount = Int(CONTENT_MIXED_WORDS)
+  /// What stands with its record in one huge page.
+  public static let maximumBufferPageCount = 511
   static let smallPage: UInt64 = 4096
   static let directoryReach: UInt64 = 1 << 30
 
@@ -57,11 +60,15 @@ public struct GuestLayout: Hashable, Sendable {
   public let pagesOffset: UInt64
   /// Data pages; the same number for each vCPU.
   public let pageCount: Int
+  /// Pages into which a disk reads; 0 for none.
+  public let bufferPageCount: Int
+  /// The page that says which block each buffer page holds: see `DiskBlock`. The buffer follows it.
+  public let diskRecordOffset: UInt64
 
   /// The layout of a guest with that much memory.
   public init(
     byteCount: UInt64, vcpuCount: Int, pageSize: PageSize, seed: UInt64, removedMayKeep: Bool,
-    noiseWordCount: Int = 0
+    noiseWordCount: Int = 0, bufferPageCount: Int = 0
   ) throws(GuestShapeError) {
     guard (1...Self.maximumVcpuCount).contains(vcpuCount) else {
       throw .unsupported("a guest has 1 to \(Self.maximumVcpuCount) vCPUs, not \(vcpuCount)")
@@ -75,6 +82,10 @@ public struct GuestLayout: Hashable, Sendable {
       throw .unsupported(
         "a page has room for \(Self.maximumNoiseWordCount) words of noise, not \(noiseWordCount)")
     }
+    guard (0...Self.maximumBufferPageCount).contains(bufferPageCount) else {
+      throw .unsupported(
+        "a disk's buffer has up to \(Self.maximumBufferPageCount) pages, not \(bufferPageCount)")
+    }
     let granuleShift = pageSize.shift - PageSize.small.shift
     // Rounded up: a directory is needed for a started GiB.
     let directories = (byteCount + Self.directoryReach - 1) / Self.directoryReach
@@ -85,7 +96,13 @@ public struct GuestLayout: Hashable, Sendable {
     let tableEnd = tableOffset + (byteCount / Self.smallPage) * 4
     pagesOffset = Self.roundedUp(tableEnd, to: UInt64(pageSize.byteCount))
     let granuleBytes = Self.smallPage << UInt64(granuleShift)
-    let room = byteCount > pagesOffset ? byteCount - pagesOffset : 0
+    // Whole backing pages: a data page beside it could not be given back.
+    let bufferBytes =
+      bufferPageCount == 0
+      ? 0 : Self.roundedUp(UInt64(1 + bufferPageCount) * Self.smallPage, to: granuleBytes)
+    guard byteCount > pagesOffset + bufferBytes else { throw .tooSmall(byteCount: byteCount) }
+    diskRecordOffset = byteCount - bufferBytes
+    let room = diskRecordOffset - pagesOffset
     // Rounded down: each vCPU has the same number of granules, what is left over stays unused.
     let granulesEach = room / granuleBytes / UInt64(vcpuCount)
     guard granulesEach > 0 else { throw .tooSmall(byteCount: byteCount) }
@@ -96,6 +113,7 @@ public struct GuestLayout: Hashable, Sendable {
     self.seed = seed
     self.removedMayKeep = removedMayKeep
     self.noiseWordCount = noiseWordCount
+    self.bufferPageCount = bufferPageCount
   }
 
   private static func roundedUp(_ value: UInt64, to unit: UInt64) -> UInt64 {
@@ -146,6 +164,14 @@ extension GuestLayout {
   /// The data page that is the `local`th of a vCPU; the guest's `locate_page`.
   public func dataPage(ofVcpu vcpu: Int, local: Int) -> Int {
     ((local >> granuleShift) * vcpuCount + vcpu) << granuleShift | local & (pagesPerGranule - 1)
+  }
+
+  /// Where the record of that buffer page is: a block's number, or 0.
+  func offset(ofRecordOfBufferPage index: Int) -> UInt64 { diskRecordOffset + UInt64(index) * 8 }
+
+  /// Where that buffer page starts in the image.
+  public func offset(ofBufferPage index: Int) -> UInt64 {
+    diskRecordOffset + UInt64(1 + index) * Self.smallPage
   }
 
   /// Where the page of a vCPU starts.

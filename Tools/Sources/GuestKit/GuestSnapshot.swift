@@ -115,7 +115,8 @@ struct GuestSnapshot {
         byteCount: image.byteCount, vcpuCount: Int(field(HEADER_VCPU_COUNT)), pageSize: pageSize,
         seed: field(HEADER_SEED),
         removedMayKeep: field(HEADER_FLAGS) & UInt64(FLAG_REMOVED_MAY_KEEP) != 0,
-        noiseWordCount: Int(min(field(HEADER_NOISE_WORDS), 512)))
+        noiseWordCount: Int(min(field(HEADER_NOISE_WORDS), 512)),
+        bufferPageCount: Int(min(field(HEADER_BUFFER_PAGES), 512)))
       var expected = [UInt64](repeating: 0, count: 512)
       for (offset, value) in ImageBuilder.headerWords(of: layout) { expected[offset / 8] = value }
       guard expected == header else {

@@ -48,6 +48,7 @@ struct ImageBuilder {
       (Int(HEADER_VCPU_BASE), layout.vcpuOffset),
       (Int(HEADER_CODE_BASE), layout.codeOffset),
       (Int(HEADER_NOISE_WORDS), UInt64(layout.noiseWordCount)),
+      (Int(HEADER_BUFFER_PAGES), UInt64(layout.bufferPageCount)),
     ]
   }
 

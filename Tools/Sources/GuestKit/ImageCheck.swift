@@ -61,11 +61,13 @@ public struct ImageCheck: Sendable, Equatable {
         }
       }
       let zero = PageContent(id: 0, version: 0, seed: 0)
-      try unsafe image.forEachPage(from: layout.pagesEnd, to: layout.byteCount) { index, page in
+      try unsafe image.forEachPage(from: layout.pagesEnd, to: layout.diskRecordOffset) {
+        index, page in
         if unsafe !zero.matches(page) {
           findings.add("unused page \(index) behind the data is not zero")
         }
       }
+      if layout.bufferPageCount > 0 { try checkBuffer(image, layout) }
     } catch {
       throw .unreadable(error)
     }
@@ -88,6 +90,21 @@ public struct ImageCheck: Sendable, Equatable {
       != snapshot.constantWords[page * 512..<page * 512 + 512]
     {
       findings.add("image page \(page) (header, page tables or program) was changed")
+    }
+  }
+
+  /// Each page of the disk's buffer holds the block that the disk has said it read there last.
+  private mutating func checkBuffer(
+    _ image: some ImageReading, _ layout: GuestLayout
+  ) throws(SystemError) {
+    let record = try image.words(at: layout.diskRecordOffset, count: 512)
+    try unsafe image.forEachPage(from: layout.offset(ofBufferPage: 0), to: layout.byteCount) {
+      index, page in
+      // Behind the buffer there are zeros.
+      let block = record[index]
+      if unsafe !DiskBlock.content(block).matches(page) {
+        findings.add("buffer page \(index): \(unsafe DiskBlock.difference(page, from: block))")
+      }
     }
   }
 

@@ -20,7 +20,7 @@ final class KvmMachine: GuestEngine {
   }
 
   init(
-    memory: GuestMemory, layout: GuestLayout, removal: RemovalMethod
+    memory: GuestMemory, layout: GuestLayout, removal: RemovalMethod, readerCount: Int
   ) throws(SystemError) {
     let device = try OwnedDescriptor.open("/dev/kvm", flags: O_RDWR)
     // A signal that comes while the kernel makes the VM's own thread ends the call with EINTR, and
@@ -53,7 +53,7 @@ final class KvmMachine: GuestEngine {
     }
     let all = vcpus
     self.vcpus = all
-    gate = VcpuGate(vcpuCount: all.count) { all[$0].interrupt() }
+    gate = VcpuGate(vcpuCount: all.count, readerCount: readerCount) { all[$0].interrupt() }
     dirtyLog = log
     descriptor = machine
   }

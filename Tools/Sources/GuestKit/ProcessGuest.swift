@@ -13,7 +13,9 @@ final class ProcessGuest: GuestEngine {
   private let vcpus: [ProcessVcpu]
   private let threads = ThreadGroup()
 
-  init(memory: GuestMemory, layout: GuestLayout, removal: RemovalMethod) throws(SystemError) {
+  init(
+    memory: GuestMemory, layout: GuestLayout, removal: RemovalMethod, readerCount: Int
+  ) throws(SystemError) {
     var vcpus: [ProcessVcpu] = []
     for index in 0..<layout.vcpuCount {
       vcpus.append(
@@ -21,7 +23,7 @@ final class ProcessGuest: GuestEngine {
     }
     let all = vcpus
     self.vcpus = all
-    gate = VcpuGate(vcpuCount: all.count) { all[$0].interrupt() }
+    gate = VcpuGate(vcpuCount: all.count, readerCount: readerCount) { all[$0].interrupt() }
   }
 
   func startThreads() throws(SystemError) {

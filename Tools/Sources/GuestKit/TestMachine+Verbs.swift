@@ -6,8 +6,8 @@ internal import UFFD
 
 /// The life of the guest: what the control socket's verbs do.
 extension TestMachine {
-  /// Stops all vCPUs, waiting at most that long. After `timeout` they still stop by themselves, as
-  /// soon as the pages they wait for arrive.
+  /// Stops all vCPUs and lets the disk's reads complete, waiting at most that long. After `timeout`
+  /// they still stop by themselves, as soon as the pages they wait for arrive.
   public func pause(timeoutMilliseconds: UInt64) throws(ControlFailure) {
     try require([.running, .pausing, .paused, .finished], for: "pause")
     engine.gate.ask(.park)
@@ -16,7 +16,7 @@ extension TestMachine {
 
   /// Lets the vCPUs run, or run on.
   public func resume() throws(ControlFailure) {
-    try require([.paused, .pausing, .running], for: "run")
+    try require([.paused, .pausing, .running, .finished], for: "run")
     try state.withLock { state throws(ControlFailure) in
       if let holder = state.heldBy {
         throw ControlFailure(.badState, "the guest must stay stopped until \(holder) is done")
@@ -38,6 +38,7 @@ extension TestMachine {
       } catch {
         throw ControlFailure(.failed, "\(error)")
       }
+      saveDisk(into: &blob)
       return blob.encoded()
     }
   }
@@ -51,6 +52,7 @@ extension TestMachine {
       do throws(StateBlobError) {
         let blob = try StateBlob(decoding: bytes)
         try checkOwner(of: blob)
+        try checkDisk(of: blob)
         try engine.load(blob)
       } catch {
         throw ControlFailure(.failed, "\(error)")
@@ -200,17 +202,28 @@ extension TestMachine {
   private func waitUntilParked(_ timeoutMilliseconds: UInt64) throws(ControlFailure) {
     guard engine.gate.waitUntilParked(until: Self.deadline(timeoutMilliseconds)) else {
       throw stuck(
-        "not all vCPUs stopped within \(timeoutMilliseconds) ms: they wait for pages, and stop "
-          + "when those arrive")
+        isDiskBusy
+          ? "the disk's reads were not complete within \(timeoutMilliseconds) ms; the guest is "
+            + "paused once they are"
+          : "not all vCPUs stopped within \(timeoutMilliseconds) ms: they wait for pages, and stop "
+            + "when those arrive")
     }
   }
 
   private func stuck(_ description: String) -> ControlFailure {
     var failure = ControlFailure(.timeout, description)
     failure.waitingVcpus = engine.gate.state.withLock { gate in
-      gate.isParked.indices.filter { !gate.isParked[$0] && !gate.hasLeft[$0] }
+      (0..<layout.vcpuCount).filter { !gate.isParked[$0] && !gate.hasLeft[$0] }
     }
     return failure
+  }
+
+  /// Whether nothing but reads of the disk holds up a pause.
+  private var isDiskBusy: Bool {
+    engine.gate.state.withLock { gate in
+      !gate.isAllParked
+        && (0..<layout.vcpuCount).allSatisfy { gate.isParked[$0] || gate.hasLeft[$0] }
+    }
   }
 
   private static func deadline(_ milliseconds: UInt64) -> Instant {

@@ -31,6 +31,10 @@ public struct MachineOptions: Sendable {
   public var removal: RemovalMethod?
   /// Whether the kernel notes what is written, for whoever looks with PAGEMAP_SCAN.
   public var tracksWrites = false
+  /// Pages of guest memory into which a disk reads; 0 for none.
+  public var bufferPageCount = 0
+  /// The file of a disk that reads into them; nil for none.
+  public var diskPath: String?
   /// Whether this is a destination: memory stays untouched, vCPU state comes later.
   public var isIncoming = false
 
@@ -70,6 +74,7 @@ public final class TestMachine: Sendable {
   let engine: any GuestEngine
   let throttle: VcpuThrottle
   let removal: RemovalMethod
+  private let disk: GuestDisk?
   let state: Lock<State>
 
   struct State {
@@ -97,7 +102,8 @@ public final class TestMachine: Sendable {
         byteCount: options.memoryByteCount, vcpuCount: options.vcpuCount,
         pageSize: options.pageSize, seed: options.seed,
         removedMayKeep: options.backing.isShared,
-        noiseWordCount: GuestLayout.maximumNoiseWordCount * options.noisePercent / 100)
+        noiseWordCount: GuestLayout.maximumNoiseWordCount * options.noisePercent / 100,
+        bufferPageCount: options.bufferPageCount)
     } catch {
       throw .shape(error)
     }
@@ -105,10 +111,18 @@ public final class TestMachine: Sendable {
       memory = try GuestMemory(
         byteCount: options.memoryByteCount, regionCount: options.regionCount,
         pageSize: options.pageSize, backing: options.backing)
+    } catch { throw .system(error) }
+    disk = try Self.openDisk(options, memory, layout)
+    let readerCount = disk == nil ? 0 : GuestDisk.readerCount
+    do throws(SystemError) {
       engine =
         switch options.guest {
-        case .kvm: try KvmMachine(memory: memory, layout: layout, removal: removal)
-        case .process: try ProcessGuest(memory: memory, layout: layout, removal: removal)
+        case .kvm:
+          try KvmMachine(
+            memory: memory, layout: layout, removal: removal, readerCount: readerCount)
+        case .process:
+          try ProcessGuest(
+            memory: memory, layout: layout, removal: removal, readerCount: readerCount)
         }
       throttle = VcpuThrottle(engine.gate)
       if !options.isIncoming {
@@ -119,6 +133,7 @@ public final class TestMachine: Sendable {
       }
       state = Lock(State(hasVcpuState: !options.isIncoming))
       try engine.startThreads()
+      try disk?.startThreads(engine.gate, dirtyLog: (engine as? KvmMachine)?.dirtyLog)
       // New threads park before they run anything, so this cannot wait for a page.
       _ = engine.gate.state.wait(until: nil) { $0.isAllParked ? true : nil }
     } catch {
@@ -137,18 +152,28 @@ public final class TestMachine: Sendable {
   deinit {
     engine.gate.ask(.leave)
     engine.joinThreads()
+    disk?.joinThreads()
     throttle.join()
+  }
+
+  private static func openDisk(
+    _ options: MachineOptions, _ memory: GuestMemory, _ layout: GuestLayout
+  ) throws(MachineError) -> GuestDisk? {
+    guard let path = options.diskPath else { return nil }
+    do throws(DiskError) {
+      return try GuestDisk(path: path, memory: memory, layout: layout)
+    } catch { throw .options("\(error)") }
   }
 
   /// What the guest does now.
   public enum Activity: String, Sendable {
     /// A destination without vCPU state.
     case incoming
-    /// No vCPU runs.
+    /// No vCPU runs, and the disk reads nothing.
     case paused
     /// vCPUs run.
     case running
-    /// Asked to stop; at least one vCPU has not.
+    /// Asked to stop; at least one vCPU has not, or a read of the disk is under way.
     case pausing
     /// Every vCPU has done its operations.
     case finished

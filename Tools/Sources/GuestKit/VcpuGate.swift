@@ -49,7 +49,8 @@ enum VcpuStop {
   case failed(Mismatch)
 }
 
-/// Where the vCPU threads wait, and how others make them run or wait.
+/// Where the vCPU threads wait, and how others make them run or wait. The disk's readers do so,
+/// too, behind the vCPUs: they come when their read is complete.
 ///
 /// A thread is *parked* when it is inside `waitToRun`. Pausing asks all of them to park; one that
 /// waits for a page comes only after the page (kernel fact, measured on Linux 6.18), so every wait
@@ -72,6 +73,11 @@ final class VcpuGate: Sendable {
     var isResting = false
 
     var isAllParked: Bool { zip(isParked, hasLeft).allSatisfy { $0 || $1 } }
+
+    /// Whether it has nothing more to do: a reader, when all vCPUs have finished.
+    func isOver(forThread index: Int) -> Bool {
+      index < isFinished.count ? isFinished[index] : isFinished.allSatisfy(\.self)
+    }
   }
 
   /// A share of the vCPUs' time that is taken from them, up to a moment.
@@ -82,20 +88,25 @@ final class VcpuGate: Sendable {
     func percent(now: Instant) -> Int { now < end ? percent : 0 }
   }
 
+  let vcpuCount: Int
   let state: Monitor<State>
   private let interrupt: @Sendable (Int) -> Void
 
   /// `interrupt` makes a vCPU that is about to run, or runs, come back; it is called with the lock
   /// held, and followed by a signal to the vCPU's thread.
-  init(vcpuCount: Int, interrupt: @escaping @Sendable (_ vcpu: Int) -> Void) {
+  init(
+    vcpuCount: Int, readerCount: Int, interrupt: @escaping @Sendable (_ vcpu: Int) -> Void
+  ) {
+    self.vcpuCount = vcpuCount
     self.interrupt = interrupt
+    let threadCount = vcpuCount + readerCount
     state = Monitor(
       State(
         // A thread that has not come so far is as far from the guest as a parked one.
-        isParked: .init(repeating: true, count: vcpuCount),
-        hasLeft: .init(repeating: false, count: vcpuCount),
+        isParked: .init(repeating: true, count: threadCount),
+        hasLeft: .init(repeating: false, count: threadCount),
         isFinished: .init(repeating: false, count: vcpuCount),
-        threadIDs: .init(repeating: nil, count: vcpuCount)))
+        threadIDs: .init(repeating: nil, count: threadCount)))
     // The handler does nothing; it only must exist, so that the signal interrupts and not kills.
     let result = clinux_install_empty_signal_handler(Self.kickSignal)
     invariant(result == 0, "a signal handler can be installed")
@@ -132,7 +143,7 @@ final class VcpuGate: Sendable {
         state.threadIDs[vcpu] = nil
         return false
       case .run:
-        guard !state.isFinished[vcpu], state.mismatches.isEmpty, !state.isResting else {
+        guard !state.isOver(forThread: vcpu), state.mismatches.isEmpty, !state.isResting else {
           return nil
         }
         state.isParked[vcpu] = false
@@ -167,7 +178,8 @@ final class VcpuGate: Sendable {
   }
 
   private func interruptRunning(_ state: State) {
-    for vcpu in state.isParked.indices where !state.isParked[vcpu] && !state.hasLeft[vcpu] {
+    // A read that is under way is not to be interrupted.
+    for vcpu in 0..<vcpuCount where !state.isParked[vcpu] && !state.hasLeft[vcpu] {
       interrupt(vcpu)
       guard let thread = state.threadIDs[vcpu] else { continue }
       // ESRCH: the thread has just ended; then it has nothing to be told.

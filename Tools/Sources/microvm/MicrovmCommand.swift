@@ -7,5 +7,5 @@ struct MicrovmCommand: ParsableCommand {
     commandName: "microvm",
     abstract: "A small VMM whose guest verifies every page that it reads.",
     discussion: "The control protocol is in Documentation/microvm.md.",
-    subcommands: [RunCommand.self, ControlCommand.self, CompareCommand.self])
+    subcommands: [RunCommand.self, ControlCommand.self, CompareCommand.self, DiskCommand.self])
 }

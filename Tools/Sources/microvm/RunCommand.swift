@@ -73,6 +73,13 @@ struct RunCommand: ParsableCommand {
     help: "Unless incoming: have the kernel note what is written, for PAGEMAP_SCAN by others.")
   var trackWrites = false
 
+  @Option(help: "File that the VMM reads with direct I/O, made by microvm disk.")
+  var disk: String?
+
+  @Option(
+    help: "Pages of guest memory for what is read; the same at both ends. 64 with --disk, else 0.")
+  var diskBuffer: Int?
+
   @Flag(help: "Do not run until told so by the control socket.")
   var paused = false
 
@@ -174,6 +181,8 @@ struct RunCommand: ParsableCommand {
     options.fillPercent = fillPercent
     options.noisePercent = noise
     options.seed = seed
+    options.diskPath = disk
+    options.bufferPageCount = diskBuffer ?? (disk == nil ? 0 : 64)
     options.isIncoming = incoming
     return options
   }

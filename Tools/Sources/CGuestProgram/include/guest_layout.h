@@ -19,7 +19,8 @@
 #define HEADER_VCPU_BASE 0x50
 #define HEADER_CODE_BASE 0x58
 #define HEADER_NOISE_WORDS 0x60
-#define HEADER_END 0x68
+#define HEADER_BUFFER_PAGES 0x68
+#define HEADER_END 0x70
 
 // HEADER_FLAGS: a removed page may still show the content of its last version (shared memory).
 #define FLAG_REMOVED_MAY_KEEP 1
