@@ -25,6 +25,30 @@ extension SourceCore {
     }
   }
 
+  /// The VM does not run, though nothing was handed over: it is resumed as behind the freeze.
+  mutating func seedingLeftPaused(
+    _ reason: Refusal, into effects: inout EffectQueue<SourceEffect>
+  ) {
+    switch state {
+    case .preparing, .seeding:
+      cause = cause ?? reason
+      state = .resuming
+      effects.append(.cancelTimer(.giveUp))
+      effects.append(.endSeeding)
+      effects.append(.resumeVM)
+      sendAbort(into: &effects)
+    // Given up in the middle of the look.
+    case .awaitingAborted:
+      state = .resuming
+      effects.append(.cancelTimer(.linger))
+      effects.append(.resumeVM)
+    case .opening, .pausing, .frozen, .saving, .saved, .preparedUnsaved, .handingOff, .handedOff,
+      .serving, .completing, .lingering, .revoking, .recordingResume, .resuming:
+      invariantBroken("the rounds have ended before the VM is paused or resumed otherwise")
+    case .finished: break
+    }
+  }
+
   /// Stops the VM: the blackout begins.
   mutating func freeze(_ now: Instant, into effects: inout EffectQueue<SourceEffect>) {
     state = .pausing

@@ -227,6 +227,7 @@ public struct SourceCore: Sendable {
     case .received(let message): received(message, now, into: &effects)
     case .seeded(let reason): seeded(reason, now, into: &effects)
     case .seedingFailed(let reason): seedingFailed(reason, now, into: &effects)
+    case .seedingLeftPaused(let reason): seedingLeftPaused(reason, into: &effects)
     case .vmm(let event): vmm(event, now, into: &effects)
     case .journal(.durable(let record)): durable(record, now, into: &effects)
     case .journal(.failed(let record, let mayBeDurable, let reason)):

@@ -14,6 +14,8 @@ public enum SourceEvent: Hashable, Sendable {
   /// Memory is seeded no longer: what is written to it is not seen any more, or the rounds have
   /// come to a limit behind which the VM is to stay.
   case seedingFailed(Refusal)
+  /// The same, and the VM was paused for a look at what it writes, and could not be resumed.
+  case seedingLeftPaused(Refusal)
   /// The VMM answered, or did something by itself.
   case vmm(SourceVMMEvent)
   /// The journal's answer to `SourceEffect.journal`.
@@ -104,7 +106,8 @@ public enum SourceEffect: Hashable, Sendable {
   /// Accept the destination from now on.
   case listen
   /// Begin rounds of seeds, or go on with them over a new link. Answered by `SourceEvent.seeded` or
-  /// `.seedingFailed`; the loss of the link ends it without an answer.
+  /// `.seedingFailed`; the loss of the link ends it without an answer. Whatever ends it, also when
+  /// the session was given up meanwhile: a VM that is left paused is told, `.seedingLeftPaused`.
   case beginSeeding
   /// Seed no more, and let the VM run without anybody watching what it writes.
   case endSeeding

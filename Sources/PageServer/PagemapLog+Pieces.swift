@@ -7,7 +7,7 @@ extension PagemapLog {
   /// nil where the kernel cannot tell all of them.
   static func make(
     vmName: String, processID: Int32, _ backing: any MemoryBacking, _ layout: ImageLayout,
-    punches: PunchWatch,
+    punches: PunchWatch, pause: LookPause?,
     hasDirectIO: @escaping @Sendable (Int32) throws(SystemError) -> Bool =
       ProcessDescriptors.hasDirectIO(pid:)
   ) throws(SystemError) -> PagemapLog? {
@@ -35,7 +35,7 @@ extension PagemapLog {
     }
     return PagemapLog(
       vmName: vmName, processID: processID, layout, pieces, memory, watched: watched,
-      hasDirectIO: hasDirectIO)
+      pause: pause, hasDirectIO: hasDirectIO)
   }
 
   private static func privatePieces(

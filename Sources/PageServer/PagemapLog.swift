@@ -7,8 +7,9 @@ internal import VMM
 /// whoever injected that into it, has registered with an asynchronously write-protecting
 /// userfaultfd. The descriptor stays in the process; nothing of it is needed here.
 ///
-/// See `DirtyTracker` for what it cannot see: direct I/O under way during a look. Of a memory file,
-/// what is written in another way than through that one mapping is not seen either.
+/// See `DirtyTracker` for what it cannot see: direct I/O under way during a look. So a process that
+/// does any is looked at while its VM stands still with its block I/O drained, or not at all. Of a
+/// memory file, what is written in another way than through that one mapping is not seen either.
 final class PagemapLog: DirtyLog {
   /// A piece of the image and where the process has it.
   struct Piece: Hashable, Sendable {
@@ -32,6 +33,7 @@ final class PagemapLog: DirtyLog {
   private let memory: TrackedMemory
   /// nil for private memory, of which the kernel tells that it is dropped.
   private let watched: Watched?
+  private let pause: LookPause?
   private let hasDirectIO: @Sendable (Int32) throws(SystemError) -> Bool
   private let state = Lock(State())
 
@@ -41,7 +43,7 @@ final class PagemapLog: DirtyLog {
 
   init(
     vmName: String, processID: Int32, _ layout: ImageLayout, _ pieces: [Piece],
-    _ memory: TrackedMemory, watched: Watched? = nil,
+    _ memory: TrackedMemory, watched: Watched? = nil, pause: LookPause?,
     hasDirectIO: @escaping @Sendable (Int32) throws(SystemError) -> Bool
   ) {
     self.vmName = vmName
@@ -50,13 +52,28 @@ final class PagemapLog: DirtyLog {
     self.pieces = pieces
     self.memory = memory
     self.watched = watched
+    self.pause = pause
     self.hasDirectIO = hasDirectIO
+  }
+
+  /// Not where each look is a pause.
+  var isCheap: Bool {
+    do throws(SystemError) { return try !hasDirectIO(processID) } catch { return false }
   }
 
   /// Protects all of the memory. Refused, with nothing changed, when it is not registered, or could
   /// be written unseen.
   func startDirtyLog() throws(VMMError) {
-    try refuseDirectIO(.startDirtyLog)
+    if let pause = try neededPause(.startDirtyLog) {
+      return try pause.during { () throws(VMMError) in try start() }
+    }
+    try start()
+    // Opened meanwhile: what it has under way may land unseen.
+    guard let pause = try neededPause(.startDirtyLog) else { return }
+    try pause.during { () throws(VMMError) in try start() }
+  }
+
+  private func start() throws(VMMError) {
     do throws(SystemError) { try watch() } catch {
       throw self.error(.startDirtyLog, .refused("\(error)"))
     }
@@ -75,18 +92,22 @@ final class PagemapLog: DirtyLog {
   }
 
   /// A page is marked when direct I/O pins it: what lands in it behind the next look is not seen.
-  private func refuseDirectIO(_ verb: VMMVerb) throws(VMMError) {
+  /// So the look waits for what is under way, in a pause; nil where there is no need. Refused where
+  /// a pause would not help.
+  private func neededPause(_ verb: VMMVerb) throws(VMMError) -> LookPause? {
     let isUnseen: Bool
     do throws(SystemError) { isUnseen = try hasDirectIO(processID) } catch {
       throw self.error(verb, .refused("\(error)"))
     }
-    guard !isUnseen else {
+    guard isUnseen else { return nil }
+    guard let pause, pause.isPossible else {
       throw self.error(
         verb,
         .refused(
           "it does direct I/O (O_DIRECT, or memory or files registered with io_uring), which "
-            + "writes into its memory unseen"))
+            + "writes into its memory unseen, and its pause does not wait for that"))
     }
+    return pause
   }
 
   /// Makes a new tracker, whose first look protects everything.
@@ -109,7 +130,29 @@ final class PagemapLog: DirtyLog {
 
   /// What was written since the last time. Everything, when the record was lost and begins anew.
   func fetchDirtyLog() throws(VMMError) -> [UInt8] {
-    try refuseDirectIO(.fetchDirtyLog)
+    if let pause = try neededPause(.fetchDirtyLog) {
+      return try pause.during { () throws(VMMError) in try look().bits }
+    }
+    let found = try look()
+    guard let pause = try neededPause(.fetchDirtyLog) else { return found.bits }
+    // Opened meanwhile: what was under way during the look has lost its mark, and has landed once
+    // the VM stands still.
+    return try pause.during { () throws(VMMError) in
+      var all = try look()
+      all.insertAll()
+      return all.bits
+    }
+  }
+
+  /// Nothing is under way any more in a VM whose pause has waited for it.
+  func fetchFinalDirtyLog() throws(VMMError) -> [UInt8] {
+    _ = try neededPause(.fetchDirtyLog)
+    let found = try look()
+    _ = try neededPause(.fetchDirtyLog)
+    return found.bits
+  }
+
+  private func look() throws(VMMError) -> ImagePageSet {
     var found = ImagePageSet(layout)
     do throws(UFFDError) {
       try state.withLock { state throws(UFFDError) in
@@ -129,9 +172,7 @@ final class PagemapLog: DirtyLog {
       }
       found.insertAll()
     }
-    // Opened meanwhile: what it has under way may have been missed.
-    try refuseDirectIO(.fetchDirtyLog)
-    return found.bits
+    return found
   }
 
   private func collect(

@@ -23,6 +23,9 @@ public struct SeedRoundNote: Hashable, Sendable {
   public var tracking = WriteTracking.vmm
   /// How long it took to ask.
   public var lookNanoseconds: UInt64 = 0
+  /// How long the VM stood still for the looks at what it wrote, this round's and those before it
+  /// that no round has told; 0 where it runs on meanwhile.
+  public var lookPauseNanoseconds: UInt64 = 0
 }
 
 /// How the rounds over one link have come to their end.
@@ -54,6 +57,7 @@ final class Seeder: Sendable {
   private let tracking: @Sendable () -> WriteTracking
   private let seeds: SentSeeds
   private let throttle: GuestThrottle?
+  private let pause: LookPause?
   private let stallNanoseconds: UInt64
   private let state: Lock<State>
   private let isCancelled = Atomic<Bool>(false)
@@ -78,6 +82,7 @@ final class Seeder: Sendable {
     layout: ImageLayout, log: any DirtyLog, limits: SwitchLimits,
     tracking: @escaping @Sendable () -> WriteTracking = { .vmm },
     seeds: SentSeeds = SentSeeds(deltaCacheByteCount: 0), throttle: GuestThrottle? = nil,
+    pause: LookPause? = nil,
     stallNanoseconds: UInt64 = Seeder.stallNanoseconds
   ) {
     self.layout = layout
@@ -85,6 +90,7 @@ final class Seeder: Sendable {
     self.tracking = tracking
     self.seeds = seeds
     self.throttle = throttle
+    self.pause = pause
     self.stallNanoseconds = stallNanoseconds
     let empty = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
     state = Lock(State(rule: SwitchRule(limits), pending: empty, sent: empty, named: empty))
@@ -142,6 +148,7 @@ final class Seeder: Sendable {
         note.throttleMeans = throttle.means
       }
       note.tracking = tracking()
+      note.lookPauseNanoseconds = pause?.takeNanoseconds() ?? 0
       told(note)
       switch note.verdict {
       case .goOn: break
@@ -220,7 +227,7 @@ final class Seeder: Sendable {
   /// The VM is stopped: the pages whose seeds are stale and were not dropped yet, and those whose
   /// seeds are right. The log is of no use any more, see `stopLog`.
   func finish() throws(VMMError) -> (stale: PageBitmap, fresh: PageBitmap) {
-    let dirty = try fetch()
+    let dirty = pages(in: try log.fetchFinalDirtyLog())
     return state.withLock { state in
       state.pending.formUnion(dirty)
       var stale = state.pending
@@ -338,7 +345,7 @@ final class Seeder: Sendable {
     _ feed: SeedFeed, _ looks: inout RoundLooks, _ now: Instant
   ) throws(VMMError) {
     let takenCount = feed.takenCount
-    guard log.isCheap, looks.isDue(now, takenCount: takenCount), throttle?.mayHoldVMM != true
+    guard looks.isDue(now, takenCount: takenCount), log.isCheap, throttle?.mayHoldVMM != true
     else { return }
     let written = try fetch()
     looks.lookedMidway(
@@ -404,9 +411,10 @@ final class Seeder: Sendable {
     return total
   }
 
+  private func fetch() throws(VMMError) -> PageBitmap { pages(in: try log.fetchDirtyLog()) }
+
   /// The log in pages of the image: one small page that was written makes its huge page written.
-  private func fetch() throws(VMMError) -> PageBitmap {
-    let bits = try log.fetchDirtyLog()
+  private func pages(in bits: [UInt8]) -> PageBitmap {
     var dirty = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
     for region in layout.regions {
       let first = layout.flatIndex(of: PageID(region: region.index, page: PageIndex(rawValue: 0)))

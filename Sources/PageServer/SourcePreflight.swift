@@ -15,6 +15,8 @@ struct SourcePreflight: ~Copyable {
   let listener: Listener
   let epoch: Epoch
   let wasInterrupted: Bool
+  /// Of pauses for a look that are not undone, as far as is known.
+  let pauseMarks: [PauseMark]
   /// The session that an export goes on with; nil for a VM that is here.
   let exported: ExportedSession?
   /// Of the session that is taken up; none for a new one.
@@ -44,6 +46,7 @@ struct SourcePreflight: ~Copyable {
     let exported = try (backing as? ExportBacking).map { (backing) throws(Refusal) in
       try ExportedSession.decide(backing, vmName: name, histories: journal.histories)
     }
+    let marks = Self.pauseMarks(of: binding, journal.histories, in: configuration.directory)
     let (epoch, wasInterrupted) = try Self.decide(name, binding, journal.histories, exported)
     let listener = try Self.listen(at: configuration.endpoint, configuration.security)
     // The last step: what this host promises from here on is durable before anybody is served.
@@ -53,7 +56,9 @@ struct SourcePreflight: ~Copyable {
     self.binding = binding
     self.listener = listener
     self.epoch = epoch
-    self.wasInterrupted = wasInterrupted
+    // A session that was given up has its word in the journal before the look is over.
+    self.wasInterrupted = wasInterrupted || !marks.isEmpty
+    pauseMarks = marks
     self.exported = exported
     records = exported?.records ?? []
     self.throttle = throttle
@@ -89,8 +94,11 @@ struct SourcePreflight: ~Copyable {
     binding = history.binding
     epoch = history.records[0].epoch
     wasInterrupted = false
+    pauseMarks = []
     exported = nil
-    records = history.records
+    let isPaused = !Self.pauseMarks(of: found, [history], in: configuration.directory).isEmpty
+    // Given up, but not at its end: the VM is to be resumed first.
+    records = isPaused ? history.records.filter { !$0.isAborted } : history.records
     // No rounds come any more.
     throttle = nil
     self.lock = consume lock
@@ -107,6 +115,17 @@ struct SourcePreflight: ~Copyable {
       throw decision.refusal(vmName: name.text) ?? Refusal(.session, "the VM is not to be sent")
     }
     return (epoch, wasInterrupted)
+  }
+
+  /// The marks of this very VM's sessions in which it was not given away: it may stand still for a
+  /// look that nobody ended.
+  private static func pauseMarks(
+    of current: VMBinding, _ histories: [SessionHistory<SourceRecord>],
+    in directory: StateDirectory
+  ) -> [PauseMark] {
+    histories.filter { history in
+      current.compare(history.binding) != .different && history.mayStandStill(in: directory)
+    }.map { PauseMark(ofLookIn: $0.session, in: directory) }
   }
 
   static func requireDirtyLog(_ configuration: SourceConfiguration) throws(Refusal) {

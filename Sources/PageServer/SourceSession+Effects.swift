@@ -105,6 +105,8 @@ extension SourceSession {
   }
 
   private func pauseVM() {
+    // They pause the VM themselves, for a look.
+    invariant(openSeedRunCount == 0, "the rounds have returned before the VM is handed over")
     let frontEnd = configuration.frontEnd
     let backing = backing
     let seeder = seeder
@@ -135,41 +137,33 @@ extension SourceSession {
     }
   }
 
-  /// A VM that is not resumed is down: a VMM that is slow to answer is asked again.
   private func resumeVM() {
     let frontEnd = configuration.frontEnd
+    let lookPause = lookPause
     onVMM {
-      var last: Refusal?
-      for attempt in 1...Self.resumeAttemptCount {
-        do throws(VMMError) {
-          try frontEnd.resume()
-          return .resumed
-        } catch {
-          last = Refusal(.vmm, "\(error)")
-        }
-        if attempt < Self.resumeAttemptCount { Self.rest(nanoseconds: Self.resumeRestNanoseconds) }
+      do throws(VMMError) {
+        try frontEnd.resumeInsistently()
+        lookPause.hasResumed()
+        return .resumed
+      } catch {
+        return .resumeFailed(Refusal(.vmm, "\(error)"))
       }
-      return .resumeFailed(last ?? Refusal(.vmm, "the VM was not asked to resume"))
     }
   }
 
-  /// Each attempt has the front end's own limit of seconds; a VMM that answers none of these is
-  /// gone or stuck.
-  private static let resumeAttemptCount = 5
-  private static let resumeRestNanoseconds: UInt64 = 500_000_000
-
-  private static func rest(nanoseconds: UInt64) {
-    // Nothing is waited for but the time; should poll fail, the next attempt comes sooner.
-    _ = try? Readiness.wait(
-      for: [], until: MonotonicClock.now().advanced(byNanoseconds: nanoseconds))
-  }
-
-  /// An earlier process died between pausing the VM and handing it over: it is to run.
-  func resumeInterrupted() {
+  /// An earlier process died between pausing the VM and handing it over, or for a look: it is to
+  /// run.
+  func resumeInterrupted(_ marks: [PauseMark]) {
     let frontEnd = configuration.frontEnd
-    // A VM that was not paused answers that it runs; one that cannot be resumed shows it when it
-    // is to be paused.
-    _ = vmmWorker.run { try? frontEnd.resume() }
+    // Rounds may pause it, so that it is resumed ahead of them.
+    let worker = core.mode.hasSeedRounds ? seedWorker : vmmWorker
+    _ = worker.run {
+      // A VM that was not paused answers that it runs; one that cannot be resumed shows it when it
+      // is to be paused.
+      guard (try? frontEnd.resume()) != nil else { return }
+      // One that stays has a VM resumed that runs: harmless.
+      for mark in marks { try? mark.clear() }
+    }
     // It may be watched still. Before any round of ours.
     if let log = frontEnd.dirtyLog { _ = seedWorker.run { try? log.stopDirtyLog() } }
   }

@@ -36,6 +36,7 @@ extension SourceSession {
     seedRun += 1
     let run = seedRun
     let inputs = inputs
+    let lookPause = lookPause
     let isTaken = seedWorker.run {
       let end: SeedRunEnd
       do throws(VMMError) {
@@ -46,7 +47,9 @@ extension SourceSession {
       } catch {
         end = .failed(Refusal(.vmm, "\(error)"))
       }
-      SourceSession.tell(.seedRunEnded(run: run, end), inputs)
+      // Known here alone: a later run may be in the middle of a look when this is heard.
+      let isLeftPaused = lookPause.owesResume
+      SourceSession.tell(.seedRunEnded(run: run, end, isLeftPaused: isLeftPaused), inputs)
     }
     invariant(isTaken, "there is room for so many runs, and for the end of the log")
   }
@@ -55,7 +58,8 @@ extension SourceSession {
     let log: ChosenLog?
     do throws(SystemError) {
       log = try ChosenLog.make(
-        configuration, backing, layout, processID: binding.vmm?.pid, seeds: sentSeeds)
+        configuration, backing, layout, processID: binding.vmm?.pid, seeds: sentSeeds,
+        pause: lookPause)
     } catch {
       throw Refusal(.unfit, "the VM's writes cannot be watched: \(error)")
     }
@@ -73,17 +77,25 @@ extension SourceSession {
     }
     return Seeder(
       layout: layout, log: log, limits: configuration.switchLimits,
-      tracking: { log.tracking }, seeds: sentSeeds, throttle: throttle)
+      tracking: { log.tracking }, seeds: sentSeeds, throttle: throttle, pause: lookPause)
   }
+
+  static let leftPaused = Refusal(
+    .vmm, "the VM was paused for a look at what it writes, and could not be resumed")
 
   /// Runs that may wait for each other.
   private static let maximumSeedRunCount = 8
 
   /// The run that was begun last has no other beside it once it has ended: what one says that was
   /// begun over an earlier link is void.
-  func seedRunEnded(_ run: UInt64, _ end: SeedRunEnd) {
+  func seedRunEnded(_ run: UInt64, _ end: SeedRunEnd, isLeftPaused: Bool) {
     openSeedRunCount -= 1
     guard run == seedRun else { return }
+    if isLeftPaused {
+      let reason: Refusal
+      if case .failed(let failure) = end { reason = failure } else { reason = Self.leftPaused }
+      return handle(SourceEvent.seedingLeftPaused(reason))
+    }
     switch end {
     case .decided(let reason): handle(SourceEvent.seeded(reason))
     // The order was taken a moment too late for the seeder, and is carried out all the same.

@@ -170,7 +170,7 @@ public final class SourceSession {
     case guest(VMMStatus)
     case seedRound(SeedRoundNote)
     case throttleProblem(String)
-    case seedRunEnded(run: UInt64, SeedRunEnd)
+    case seedRunEnded(run: UInt64, SeedRunEnd, isLeftPaused: Bool)
   }
 
   let configuration: SourceConfiguration
@@ -186,6 +186,8 @@ public final class SourceSession {
   let sentSeeds: SentSeeds
   /// What slows the guest down; nil when nothing is to.
   let throttle: ChosenThrottle?
+  /// Has the VM stand still for a look at what it writes, where it has to.
+  let lookPause: LookPause
   let started = MonotonicClock.now()
   var journal: SourceJournal
   var core: SourceCore
@@ -235,11 +237,12 @@ public final class SourceSession {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
     }
     let wasInterrupted = preflight.wasInterrupted
+    let marks = preflight.pauseMarks
     let core = SourceCore(
       session: session, epoch: preflight.epoch, mode: configuration.mode,
       limits: configuration.limits)
     try self.init(configuration, preflight, core, observer: observer)
-    if wasInterrupted { resumeInterrupted() }
+    if wasInterrupted { resumeInterrupted(marks) }
   }
 
   /// Everything that is opened, around a core that is new or recovered.
@@ -257,6 +260,8 @@ public final class SourceSession {
     journal = preflight.takeJournal()
     listener = preflight.listener
     throttle = preflight.throttle
+    lookPause = LookPause(
+      configuration.frontEnd, session: core.session, in: configuration.directory)
     bandwidth = BandwidthLimit(bytesPerSecond: configuration.bulkBytesPerSecond)
     sentSeeds = SentSeeds(
       deltaCacheByteCount: configuration.packing == .none ? 0 : configuration.deltaCacheByteCount)
@@ -283,6 +288,8 @@ public final class SourceSession {
       // The kernel failed our loop: what runs on other threads ends in good order all the same.
       seeder?.cancel()
       plane?.stop()
+      // A VM that stands still for a look runs on before.
+      seedWorker.stop()
       throw error
     }
     return close()
@@ -331,7 +338,8 @@ public final class SourceSession {
       case .guest(let status): guest = status
       case .seedRound(let note): observer(.seedRound(note))
       case .throttleProblem(let problem): observer(.throttleProblem(problem))
-      case .seedRunEnded(let run, let end): seedRunEnded(run, end)
+      case .seedRunEnded(let run, let end, let isLeftPaused):
+        seedRunEnded(run, end, isLeftPaused: isLeftPaused)
       }
     }
     takeNotices()
@@ -374,6 +382,12 @@ public final class SourceSession {
       case .throttleProblem(let problem): observer(.throttleProblem(problem))
       case .core, .order, .stranger, .seedRound, .seedRunEnded: break
       }
+    }
+    // The session was over before the look was.
+    if lookPause.owesResume, outcome.source == .runs {
+      outcome.ending = .parked
+      outcome.source = .stopped
+      outcome.reason = Self.leftPaused
     }
     let end = MonotonicClock.now()
     return SourceResult(

@@ -55,6 +55,8 @@ final class ChosenLog: DirtyLog {
 
   func fetchDirtyLog() throws(VMMError) -> [UInt8] { try current.log.fetchDirtyLog() }
 
+  func fetchFinalDirtyLog() throws(VMMError) -> [UInt8] { try current.log.fetchFinalDirtyLog() }
+
   func stopDirtyLog() throws(VMMError) { try current.log.stopDirtyLog() }
 }
 
@@ -62,7 +64,7 @@ extension ChosenLog {
   /// The logs that a configuration allows for a VM whose process is known, if it has one.
   static func make(
     _ configuration: SourceConfiguration, _ backing: any MemoryBacking, _ layout: ImageLayout,
-    processID: Int32?, seeds: SentSeeds
+    processID: Int32?, seeds: SentSeeds, pause: LookPause
   ) throws(SystemError) -> ChosenLog? {
     let vmName = configuration.vmName.text
     var candidates: [(tracking: WriteTracking, log: any DirtyLog)] = []
@@ -74,7 +76,8 @@ extension ChosenLog {
         guard let processID else { continue }
         do throws(SystemError) {
           if let log = try PagemapLog.make(
-            vmName: vmName, processID: processID, backing, layout, punches: seeds.punches)
+            vmName: vmName, processID: processID, backing, layout, punches: seeds.punches,
+            pause: pause)
           {
             candidates.append((.pagemap, log))
           }

@@ -70,6 +70,9 @@ extension MigrationReport {
       text += ", the guest slowed down by \(rounds.throttlePercent) %"
       if let means = rounds.throttleMeans { text += " (by \(means))" }
     }
+    if let pause = rounds.lookPauseNanoseconds {
+      text += ", paused for \(Amounts.duration(nanoseconds: pause)) to see them"
+    }
     if let predicted = rounds.predictedDowntimeNanoseconds {
       text += "; what was left was to take \(Amounts.duration(nanoseconds: predicted))"
     }

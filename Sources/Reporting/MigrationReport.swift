@@ -241,13 +241,16 @@ public struct RoundsTally: Hashable, Sendable, Codable {
   /// How long the VM was to stand still for what the last round had left; nil when the link's rate
   /// was not known.
   public var predictedDowntimeNanoseconds: UInt64?
+  /// How long the VM stood still in all for looks at what it wrote; nil when it ran on meanwhile.
+  public var lookPauseNanoseconds: UInt64?
 
   /// A tally with all its parts.
   public init(
     count: UInt64, tracking: String, longestLookNanoseconds: UInt64, throttlePercent: Int,
-    throttleMeans: String?,
-    predictedDowntimeNanoseconds: UInt64?
+    throttleMeans: String?, predictedDowntimeNanoseconds: UInt64?,
+    lookPauseNanoseconds: UInt64? = nil
   ) {
+    self.lookPauseNanoseconds = lookPauseNanoseconds
     self.count = count
     self.tracking = tracking
     self.longestLookNanoseconds = longestLookNanoseconds

@@ -13,6 +13,11 @@ public struct PauseMark: Sendable {
     path = directory.pauseMarkPath(of: session)
   }
 
+  /// The mark of a pause at the source, for a look at what the VM writes.
+  public init(ofLookIn session: SessionID, in directory: StateDirectory) {
+    path = "\(directory.lookPausePath)/\(session.text)"
+  }
+
   /// Whether it is there. What cannot be looked at counts as there: to let a guest run on that runs
   /// is harmless.
   public var isSet: Bool {
@@ -32,6 +37,15 @@ public struct PauseMark: Sendable {
 }
 
 extension StateDirectory {
+  /// Where marks of pauses for a look are.
+  var lookPausePath: String { "\(runPath)/look-pauses" }
+
+  /// Makes the place for them.
+  public func prepareLookPauses() throws(StateError) {
+    try Self.makePrivate(runPath)
+    try Self.makePrivate(lookPausePath)
+  }
+
   /// Where `PauseMark` is.
   public func pauseMarkPath(of session: SessionID) -> String {
     "\(path(of: session))/guest-paused"

@@ -19,13 +19,17 @@ public struct RoundStatus: Codable, Hashable, Sendable {
   public var tracking: String
   /// How long it took to ask.
   public var lookNanoseconds: UInt64
+  /// How long the VM stood still for the look at what it wrote; nil when it ran on meanwhile.
+  public var lookPauseNanoseconds: UInt64?
 
   /// A status with all its parts.
   public init(
     number: UInt64, remainingByteCount: UInt64, sentBytesPerSecond: UInt64?,
     dirtyBytesPerSecond: UInt64?, predictedDowntimeNanoseconds: UInt64?, throttlePercent: Int,
-    throttleMeans: String?, tracking: String, lookNanoseconds: UInt64
+    throttleMeans: String?, tracking: String, lookNanoseconds: UInt64,
+    lookPauseNanoseconds: UInt64? = nil
   ) {
+    self.lookPauseNanoseconds = lookPauseNanoseconds
     self.number = number
     self.remainingByteCount = remainingByteCount
     self.sentBytesPerSecond = sentBytesPerSecond
@@ -53,6 +57,9 @@ public struct RoundStatus: Codable, Hashable, Sendable {
     if let dirtyBytesPerSecond { text += ", written at \(mebibytes(dirtyBytesPerSecond))/s" }
     if let predictedDowntimeNanoseconds {
       text += ", \(predictedDowntimeNanoseconds / 1_000_000) ms of downtime foretold"
+    }
+    if let lookPauseNanoseconds {
+      text += ", paused for \(lookPauseNanoseconds / 1_000) µs to see that"
     }
     if let nanosecondsLeft { text += ", about \(nanosecondsLeft / 1_000_000_000) s to go" }
     if throttlePercent > 0 {

@@ -95,6 +95,11 @@ extension SessionHistory where Record == SourceRecord {
     return .none
   }
 
+  /// Whether the VM may stand still for a look that nobody has ended, and is this host's.
+  public func mayStandStill(in directory: StateDirectory) -> Bool {
+    SourceStanding(records) == .kept && PauseMark(ofLookIn: session, in: directory).isSet
+  }
+
   /// Whether the last record leaves open what became of the session.
   var endsWithoutAWord: Bool {
     switch records.last {
@@ -105,6 +110,9 @@ extension SessionHistory where Record == SourceRecord {
 }
 
 extension SourceRecord {
+  /// Whether it says that the session was given up.
+  public var isAborted: Bool { if case .aborted = self { true } else { false } }
+
   /// The epoch that the record carries.
   public var epoch: Epoch {
     switch self {

@@ -44,7 +44,9 @@ public struct SessionOverview: Hashable, Sendable {
     self.init(
       vmName: history.binding.vmName, side: .source, session: history.session,
       standing: history.records.last?.standing ?? "empty",
-      isUnfinished: history.endsWithoutAWord, in: directory)
+      // One that was given up in the middle of a look may have left the VM paused.
+      isUnfinished: history.endsWithoutAWord || history.mayStandStill(in: directory),
+      in: directory)
   }
 
   private init(_ history: SessionHistory<DestinationRecord>, in directory: StateDirectory) {

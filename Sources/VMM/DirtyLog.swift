@@ -12,6 +12,9 @@ public protocol DirtyLog: Sendable {
   /// one bit for each 4 KiB of the image by offset, the lowest bit of the first byte being offset
   /// 0. A page whose write is under way is told now, or the next time.
   func fetchDirtyLog() throws(VMMError) -> [UInt8]
+  /// The same behind the pause for the hand-over, and for the last time: the VM stands still
+  /// already, and is left so.
+  func fetchFinalDirtyLog() throws(VMMError) -> [UInt8]
   /// Watches no more. Harmless when it does not.
   func stopDirtyLog() throws(VMMError)
 }
@@ -19,4 +22,6 @@ public protocol DirtyLog: Sendable {
 extension DirtyLog {
   /// Unless a log knows better.
   public var isCheap: Bool { true }
+  /// Unless the log does something about a VM that runs.
+  public func fetchFinalDirtyLog() throws(VMMError) -> [UInt8] { try fetchDirtyLog() }
 }

@@ -60,6 +60,9 @@ public final class MicroVM: VMMFrontEnd, DirtyLog, ProcessorThrottle {
   /// Its pause has a limit, and what is under way can be taken back.
   public var pausesBesideFaults: Bool { true }
 
+  /// A guest whose disk has a read under way is `pausing`.
+  public var pauseDrainsBlockIO: Bool { true }
+
   /// KVM's log of the guest's writes, and what microvm changes itself.
   public var dirtyLog: (any DirtyLog)? { self }
 
@@ -113,7 +116,8 @@ public final class MicroVM: VMMFrontEnd, DirtyLog, ProcessorThrottle {
 
   private static let prepareNanoseconds: UInt64 = 500_000_000
 
-  /// Stops the vCPUs; a vCPU that waits for a page makes it `pending`.
+  /// Stops the vCPUs and drains the disk; a vCPU that waits for a page makes it `pending`, and so
+  /// does a disk that hangs.
   public func pause() throws(VMMError) {
     _ = try perform(.pause, Request(.pause, timeoutMilliseconds: timeouts.pauseMilliseconds))
   }

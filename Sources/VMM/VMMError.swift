@@ -112,13 +112,18 @@ public struct VMMError: Error, Hashable, Sendable, CustomStringConvertible {
 
   /// What happened, to which VM, and what it means.
   public var description: String {
-    let reason =
-      switch problem {
-      case .refused(let text): "it refused: \(text)"
-      case .failed(let text): "it failed: \(text)"
-      case .pending(let text): "it is not done yet: \(text)"
-      case .silent(let text), .unreachable(let text), .garbled(let text): text
-      }
-    return "could not \(verb.phrase) VM \"\(vmName)\" (\(address)): \(reason). \(meaning)"
+    "could not \(verb.phrase) VM \"\(vmName)\" (\(address)): \(problem.text). \(meaning)"
+  }
+}
+
+extension VMMError.Problem {
+  /// What happened, as a part of a sentence.
+  public var text: String {
+    switch self {
+    case .refused(let text): "it refused: \(text)"
+    case .failed(let text): "it failed: \(text)"
+    case .pending(let text): "it is not done yet: \(text)"
+    case .silent(let text), .unreachable(let text), .garbled(let text): text
+    }
   }
 }

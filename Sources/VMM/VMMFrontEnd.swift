@@ -53,6 +53,9 @@ public protocol VMMFrontEnd: Sendable {
   /// Whether the VMM may be asked to pause while a vCPU waits for a page: it answers in time even
   /// then, and can be asked for other things afterwards.
   var pausesBesideFaults: Bool { get }
+  /// Whether `pause` ends with no block I/O under way: what was begun has landed in guest memory,
+  /// and nothing more is begun before `resume`.
+  var pauseDrainsBlockIO: Bool { get }
   /// The VMM's own record of written pages; nil where it keeps none.
   var dirtyLog: (any DirtyLog)? { get }
   /// What slows its guest down; nil where nothing does.
@@ -84,6 +87,8 @@ extension VMMFrontEnd {
   /// Unless a front end knows better: QEMU's `stop` does not answer before the page has come, and
   /// its control socket is of no use until then.
   public var pausesBesideFaults: Bool { false }
+  /// Unless a front end knows better.
+  public var pauseDrainsBlockIO: Bool { false }
   /// Unless a front end knows better.
   public var dirtyLog: (any DirtyLog)? { nil }
   /// Unless a front end knows better.

@@ -74,7 +74,8 @@ struct RoundOptions: ParsableArguments {
       "How rounds find out what the VM writes meanwhile: auto, vmm, pagemap or content.",
       discussion: """
         vmm: the VMM tells. pagemap: the kernel tells, of private memory (--memory pid:) that the \
-        VMM has registered for asynchronous write protection; not for a VMM that does direct I/O. \
+        VMM has registered for asynchronous write protection; a VMM that does direct I/O is \
+        paused for a moment in each round, and refused where its pause does not wait for that. \
         content: all memory is compared with what was sent, a second and more for each GiB, also \
         while the VM stands still. auto: vmm, or pagemap where the VMM has no log.
         """))

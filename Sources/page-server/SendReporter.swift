@@ -75,12 +75,14 @@ final class SendReporter {
 
   private func tell(_ note: SeedRoundNote) {
     let result = note.result
+    let lookPause = (rounds?.lookPauseNanoseconds ?? 0) + note.lookPauseNanoseconds
     rounds = RoundsTally(
       count: note.number, tracking: note.tracking.rawValue,
       longestLookNanoseconds: max(note.lookNanoseconds, rounds?.longestLookNanoseconds ?? 0),
       throttlePercent: note.throttlePercent,
       throttleMeans: note.throttleMeans?.rawValue,
-      predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds)
+      predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds,
+      lookPauseNanoseconds: lookPause > 0 ? lookPause : nil)
     let mebibyte = 1_048_576.0
     func mebibytes(_ bytes: Double) -> String {
       String(UInt64((bytes / mebibyte).rounded())) + " MiB"
@@ -92,6 +94,9 @@ final class SendReporter {
     if note.throttlePercent > 0 {
       text += "; the guest loses \(note.throttlePercent) % of its time"
       if let means = note.throttleMeans { text += " (by \(means.rawValue))" }
+    }
+    if note.lookPauseNanoseconds > 0 {
+      text += "; the VM was paused for \(note.lookPauseNanoseconds / 1_000) µs to see that"
     }
     let verdict = Self.words(for: note.verdict)
     if note.verdict != .goOn(obstacle: nil) { text += "; \(verdict)" }

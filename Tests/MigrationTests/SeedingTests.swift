@@ -92,6 +92,35 @@ struct SeedingTests {
     #expect(late.feed(.timer(.giveUp)).isEmpty, "it is back")
   }
 
+  @Test(
+    "a VM that is left paused by a look is resumed, whatever ends the session",
+    arguments: [SourceState.seeding, .preparing, .awaitingAborted])
+  func leftPaused(state: SourceState) {
+    var rig = SourceRig.at(.seeding)
+    if state == .preparing { rig.feed(.linkDown(isFinal: false, lost)) }
+    if state == .awaitingAborted { rig.feed(.operatorAbort) }
+    #expect(rig.core.state == state)
+    let effects = rig.feed(.seedingLeftPaused(trouble))
+    #expect(effects.contains(.resumeVM) && rig.core.state == .resuming)
+    #expect(effects.contains(.endSeeding) == (state != .awaitingAborted), "it is ended once")
+    // What was armed in the state before.
+    #expect(rig.feed(.timer(.linger)).isEmpty && rig.feed(.timer(.giveUp)).isEmpty)
+    rig.feed(.vmm(.resumed))
+    #expect([.awaitingAborted, .finished].contains(rig.core.state))
+  }
+
+  @Test("a VM that is left paused by a look and cannot be resumed is not said to run")
+  func leftPausedForGood() {
+    var rig = SourceRig.at(.seeding)
+    rig.feed(.seedingLeftPaused(trouble))
+    let effects = rig.feed(.vmm(.resumeFailed(trouble)))
+    let outcome = effects.compactMap { effect -> Outcome? in
+      if case .finish(let outcome) = effect { outcome } else { nil }
+    }.first
+    #expect(outcome?.ending == .parked && outcome?.source == .stopped)
+    #expect(rig.feed(.seedingLeftPaused(trouble)).isEmpty)
+  }
+
   @Test("behind the freeze the VM is resumed, and no longer watched")
   func abandonedWhenFrozen() {
     var rig = SourceRig.at(.frozen, mode: .hybrid)

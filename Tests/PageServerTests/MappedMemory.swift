@@ -16,8 +16,9 @@ let hasWriteTracking =
   (try? UserfaultDescriptor.offeredFeatures())?.isSuperset(of: tracking) ?? false
 
 /// A memory that this process has mapped: a file, or its own.
+// Tests that have other threads write to it say when these have ended.
 @safe
-final class MappedMemory {
+final class MappedMemory: @unchecked Sendable {
   let file: TestMemory?
   let base: UnsafeMutableRawPointer
   let pageCount: Int
@@ -63,6 +64,22 @@ final class MappedMemory {
     unsafe base.storeBytes(of: value, toByteOffset: page * pageByteCount + 100, as: UInt8.self)
   }
 
+  func copy(_ pages: some Sequence<Int>, to copy: inout [UInt8]) {
+    for page in pages {
+      let bytes = unsafe UnsafeRawBufferPointer(start: base + page * 4096, count: 4096)
+      unsafe copy.replaceSubrange(page * 4096..<(page + 1) * 4096, with: bytes)
+    }
+  }
+
+  /// Pages that are others than in a copy.
+  func differences(from copy: [UInt8]) -> [Int] {
+    (0..<byteCount / 4096).filter { page in
+      unsafe copy.withUnsafeBytes { bytes in
+        unsafe memcmp(bytes.baseAddress! + page * 4096, base + page * 4096, 4096) != 0
+      }
+    }
+  }
+
   /// What the VM reads there.
   func read(page: Int) -> UInt8 {
     unsafe base.load(fromByteOffset: page * pageByteCount + 100, as: UInt8.self)
@@ -78,10 +95,12 @@ final class MappedMemory {
   }
 
   /// Other tests of this process open files and rings as they like.
-  func log(hasDirectIO: Bool = false) throws -> PagemapLog? {
+  func log(
+    pause: LookPause? = nil, hasDirectIO: @escaping @Sendable () -> Bool = { false }
+  ) throws -> PagemapLog? {
     try PagemapLog.make(
       vmName: "test", processID: getpid(), backing, backing.naturalLayout,
-      punches: seeds.punches, hasDirectIO: { _ in hasDirectIO })
+      punches: seeds.punches, pause: pause, hasDirectIO: { _ in hasDirectIO() })
   }
 
   func register() throws -> UserfaultDescriptor {

@@ -28,6 +28,22 @@ struct PauseMarkTests {
     #expect(!FileSystem.exists(directory.path(of: session)))
   }
 
+  @Test("of a look stands beside that of a lost link, and has a place of its own")
+  func look() throws {
+    let scratch = try ScratchDirectory()
+    let directory = StateDirectory(
+      statePath: scratch.path("state"), runPath: scratch.path("run"))
+    let session = SessionID(high: 1, low: 2)
+    let mark = PauseMark(ofLookIn: session, in: directory)
+    #expect(throws: SystemError.self) { try mark.set() }
+    try directory.prepareLookPauses()
+    try mark.set()
+    #expect(mark.isSet && !PauseMark(of: session, in: directory).isSet)
+    #expect(!PauseMark(ofLookIn: SessionID(high: 1, low: 3), in: directory).isSet)
+    try mark.clear()
+    #expect(!mark.isSet)
+  }
+
   @Test("is not set where nobody could find it")
   func noPlace() throws {
     let scratch = try ScratchDirectory()
