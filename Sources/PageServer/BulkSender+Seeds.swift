@@ -5,7 +5,7 @@ internal import Wire
 
 // Seeds: pages that are sent while the VM runs, and may have been sent before.
 extension BulkSender {
-  /// Sends a run of the round, what it names as stale, or its end; false when there is none of them.
+  /// Sends a run of the round, what it names as stale, or its end; false when there is none.
   mutating func sendSeeds() throws(ServeError) -> Bool {
     if let run = context.seeds.next() {
       do throws(MemoryError) {

@@ -1,46 +1,9 @@
-public import Migration
+internal import Migration
 internal import Pages
 internal import Synchronization
 internal import System
 internal import VMM
 internal import Wire
-
-/// What happens in the rounds, for whoever watches them.
-public struct SeedRoundNote: Hashable, Sendable {
-  /// Which round, counted from 1.
-  public var number: UInt64
-  /// What it came to.
-  public var result: SeedRoundResult
-  /// What follows it.
-  public var verdict: RoundVerdict
-  /// How long the VM would stand still for what is left; nil while the link's rate is not known.
-  public var predictedDowntimeNanoseconds: UInt64?
-  /// How much of its processor time the guest loses from then on, in percent.
-  public var throttlePercent = 0
-  /// By what it is taken; nil while nothing is.
-  public var throttleMeans: ThrottleMeans?
-  /// Who tells what it writes.
-  public var tracking = WriteTracking.vmm
-  /// How long it took to ask.
-  public var lookNanoseconds: UInt64 = 0
-  /// How long the VM stood still for the looks at what it wrote, this round's and those before it
-  /// that no round has told; 0 where it runs on meanwhile.
-  public var lookPauseNanoseconds: UInt64 = 0
-}
-
-/// How the rounds over one link have come to their end.
-enum SeedRunEnd: Sendable {
-  /// It is time to switch.
-  case decided(SwitchReason)
-  /// A limit is reached behind which the VM is to stay.
-  case staying(SwitchReason)
-  /// The link is lost, or the rounds were cancelled.
-  case linkLost
-  /// The destination takes nothing in, though it lives.
-  case unanswered
-  /// Nobody tells any more which pages are written.
-  case failed(Refusal)
-}
 
 /// Runs the rounds of seeds of one session, over however many links that takes.
 ///
@@ -227,7 +190,7 @@ final class Seeder: Sendable {
   /// The VM is stopped: the pages whose seeds are stale and were not dropped yet, and those whose
   /// seeds are right. The log is of no use any more, see `stopLog`.
   func finish() throws(VMMError) -> (stale: PageBitmap, fresh: PageBitmap) {
-    let dirty = pages(in: try log.fetchFinalDirtyLog())
+    let dirty = layout.pages(in: try log.fetchFinalDirtyLog())
     return state.withLock { state in
       state.pending.formUnion(dirty)
       var stale = state.pending
@@ -264,7 +227,7 @@ final class Seeder: Sendable {
       }
       guard hasLostRound else { return }
       // Counted outside of the lock: that may take a while.
-      let remaining = byteCount(of: pending)
+      let remaining = layout.byteCount(of: pending)
       return state.withLock { $0.rule.roundLost(remaining: remaining) }
     }
     try log.startDirtyLog()
@@ -374,10 +337,10 @@ final class Seeder: Sendable {
   ) -> SeedRoundNote {
     var result = SeedRoundResult(
       sentByteCount: outcome.sentByteCount, nanoseconds: end.nanoseconds(since: start),
-      dirtiedByteCount: byteCount(of: dirty), roundTripNanoseconds: roundTrip,
+      dirtiedByteCount: layout.byteCount(of: dirty), roundTripNanoseconds: roundTrip,
       savedByteCount: outcome.savedByteCount)
     let (written, stretch) = looks.written(inLast: result.nextRoundNanoseconds)
-    result.writtenByteCount = byteCount(of: written)
+    result.writtenByteCount = layout.byteCount(of: written)
     result.writtenNanoseconds = stretch
     return state.withLock { state in
       state.pending = dirty
@@ -401,39 +364,5 @@ final class Seeder: Sendable {
     return verdict
   }
 
-  private func byteCount(of pages: PageBitmap) -> UInt64 {
-    var total: UInt64 = 0
-    for region in layout.regions {
-      let first = layout.flatIndex(of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
-      let range = first..<first + Int(region.pageCount.rawValue)
-      total += UInt64(pages.setCount(in: range)) * UInt64(region.pageSize.byteCount)
-    }
-    return total
-  }
-
-  private func fetch() throws(VMMError) -> PageBitmap { pages(in: try log.fetchDirtyLog()) }
-
-  /// The log in pages of the image: one small page that was written makes its huge page written.
-  private func pages(in bits: [UInt8]) -> PageBitmap {
-    var dirty = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue))
-    for region in layout.regions {
-      let first = layout.flatIndex(of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
-      let shift = region.pageSize.shift - PageSize.small.shift
-      let start = Int(region.imageOffset.rawValue) >> PageSize.small.shift
-      let count = Int(region.pageCount.rawValue) << shift
-      var bit = 0
-      while bit < count {
-        let position = start + bit
-        // A log that is too short knows nothing of what it leaves out.
-        let byte = position >> 3 < bits.count ? bits[position >> 3] : 0xff
-        if byte == 0, position & 7 == 0 {
-          bit += 8
-          continue
-        }
-        if byte & 1 << UInt8(position & 7) != 0 { dirty.insert(first + bit >> shift) }
-        bit += 1
-      }
-    }
-    return dirty
-  }
+  private func fetch() throws(VMMError) -> PageBitmap { layout.pages(in: try log.fetchDirtyLog()) }
 }

@@ -140,8 +140,8 @@ final class SourceDataPlane: Sendable {
   /// This link's part in the rounds of seeds.
   var seeds: SeedFeed { context.seeds }
 
-  /// Sends these pages, of a VM that runs, on all bulk connections, and names the seeds of others as
-  /// stale behind them. For the seeder's thread.
+  /// Sends these pages, of a VM that runs, on all bulk connections, and names the seeds of others
+  /// as stale behind them. For the seeder's thread.
   func beginSeedRound(_ round: UInt64, _ pages: PageBitmap, naming stale: PageBitmap? = nil) {
     context.beginSeeds()
     context.seeds.begin(
