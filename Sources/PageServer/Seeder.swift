@@ -39,6 +39,8 @@ final class Seeder: Sendable {
     var hasLostRound = false
     /// Pages whose seeds the destination has dropped, on this link.
     var named: PageBitmap
+    /// A look that failed may have taken something out of the log: nothing can be known any more.
+    var failure: VMMError?
   }
 
   init(
@@ -190,7 +192,7 @@ final class Seeder: Sendable {
   /// The VM is stopped: the pages whose seeds are stale and were not dropped yet, and those whose
   /// seeds are right. The log is of no use any more, see `stopLog`.
   func finish() throws(VMMError) -> (stale: PageBitmap, fresh: PageBitmap) {
-    let dirty = layout.pages(in: try log.fetchFinalDirtyLog())
+    let dirty = try look { () throws(VMMError) in try log.fetchFinalDirtyLog() }
     return state.withLock { state in
       state.pending.formUnion(dirty)
       var stale = state.pending
@@ -364,5 +366,18 @@ final class Seeder: Sendable {
     return verdict
   }
 
-  private func fetch() throws(VMMError) -> PageBitmap { layout.pages(in: try log.fetchDirtyLog()) }
+  /// What was written since the last look.
+  private func fetch() throws(VMMError) -> PageBitmap {
+    try look { () throws(VMMError) in try log.fetchDirtyLog() }
+  }
+
+  private func look(
+    _ fetch: () throws(VMMError) -> [UInt8]
+  ) throws(VMMError) -> PageBitmap {
+    if let failure = state.withLock(\.failure) { throw failure }
+    do throws(VMMError) { return layout.pages(in: try fetch()) } catch {
+      state.withLock { $0.failure = error }
+      throw error
+    }
+  }
 }
