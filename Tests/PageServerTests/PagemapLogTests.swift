@@ -214,8 +214,9 @@ struct PagemapLogTests {
   /// the reads that are under way during the last look before the end are missing then.
   @Test(.enabled(if: TestDisk.isPossible, "needs direct I/O on the file system of /var/tmp"))
   func whatDirectIOReadsIsNotLost() throws {
-    let pageCount = 2048
-    let readers = Readers(count: 8)
+    // Little: whatever else runs here has the same disk.
+    let pageCount = 256
+    let readers = Readers(count: 4)
     let disk = try TestDisk(blockCount: Readers.offsetCount + pageCount / readers.count)
     let memory = try MappedMemory(pageCount: pageCount, isShared: false)
     for page in 0..<pageCount { memory.write(1, page: page) }
