@@ -172,8 +172,9 @@ extension DestinationSession {
   }
 
   /// Seeds in place outlive the process that took them, and are stale perhaps until they are
-  /// settled. A core that did not get to PREPARED ends the VMM, and its memory with it; behind
-  /// PREPARED there can be none, or the page states are not what that process has left.
+  /// settled. A core that did not get to PREPARED ends the VMM, whose memory no other one may have
+  /// (`AttachedMemory.requireEmptyFile`); behind PREPARED there can be none, or the page states are
+  /// not what that process has left.
   private func requireSettledSeeds(
     _ states: MappedPageStates, _ session: SessionID
   ) throws(Refusal) {

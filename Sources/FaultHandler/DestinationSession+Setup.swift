@@ -66,6 +66,7 @@ extension DestinationSession {
   func attached(_ vm: AttachedVM) {
     do throws(Refusal) {
       try Self.requireKeeper(vm.memory.holding)
+      try vm.memory.requireEmptyFile()
       try requireRoom(vm)
       let binding = try binding(of: vm)
       let decision = ReceiveDecision.decide(
@@ -166,6 +167,9 @@ extension DestinationSession {
     _ vm: AttachedVM, _ session: SessionID
   ) throws(Refusal) -> DestinationDataPlane {
     let states: MappedPageStates
+    // Nobody had a reason to put anything there since it attached; where something is, no other
+    // page may come beside it.
+    try vm.memory.requireEmptyFile()
     let seeds = mode?.hasSeedRounds == true ? vm.memory.seedPlacement() : nil
     if let seeds {
       try requireRoom(vm, stagesSeeds: !seeds.isInPlace)

@@ -13,6 +13,9 @@ public struct FileStatus: Hashable, Sendable {
   public let ownerUser: UInt32
   /// Its length in bytes.
   public let byteCount: UInt64
+  /// Bytes of storage that it has: on tmpfs and hugetlbfs its pages in memory or swap, those too
+  /// that fallocate(2) has made and that read as zeros.
+  public let allocatedByteCount: UInt64
   /// Whether it is a directory.
   public let isDirectory: Bool
   /// Whether it is a regular file (memfds and files of hugetlbfs are).
@@ -24,6 +27,8 @@ public struct FileStatus: Hashable, Sendable {
     permissions = status.st_mode & 0o7777
     ownerUser = status.st_uid
     byteCount = UInt64(max(status.st_size, 0))
+    // stat(2): in units of 512 bytes whatever the file system's.
+    allocatedByteCount = UInt64(max(status.st_blocks, 0)) * 512
     isDirectory = status.st_mode & S_IFMT == S_IFDIR
     isRegularFile = status.st_mode & S_IFMT == S_IFREG
   }

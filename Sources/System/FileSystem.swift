@@ -81,6 +81,17 @@ public enum FileSystem {
     return UInt64(truncatingIfNeeded: status.f_type) == UInt64(clinux_tmpfs_magic)
   }
 
+  /// Whether an open file lies on tmpfs; memfds of small pages do.
+  public static func isOnTmpfs(
+    _ descriptor: borrowing OwnedDescriptor
+  ) throws(SystemError) -> Bool {
+    var status = statfs()
+    guard unsafe fstatfs(descriptor.rawValue, &status) == 0 else {
+      throw SystemError("fstatfs", "\(descriptor.rawValue)")
+    }
+    return UInt64(truncatingIfNeeded: status.f_type) == UInt64(clinux_tmpfs_magic)
+  }
+
   /// Bytes that an ordinary user may still write on the file system that holds `path`.
   public static func availableByteCount(_ path: String) throws(SystemError) -> UInt64 {
     var status = statfs()

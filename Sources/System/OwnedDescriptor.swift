@@ -20,6 +20,13 @@ public struct OwnedDescriptor: ~Copyable, Sendable {
     return number
   }
 
+  /// Whether it may read and write; never so of one that only names a file (O_PATH).
+  public borrowing func isOpenForReadingAndWriting() throws(SystemError) -> Bool {
+    let flags = clinux_fcntl_int(rawValue, F_GETFL, 0)
+    guard flags >= 0 else { throw SystemError("fcntl(F_GETFL)", "\(rawValue)") }
+    return flags & O_ACCMODE == O_RDWR
+  }
+
   /// A second, close-on-exec descriptor of the same open file.
   public borrowing func duplicate() throws(SystemError) -> OwnedDescriptor {
     let copy = clinux_fcntl_int(rawValue, F_DUPFD_CLOEXEC, 0)

@@ -191,6 +191,12 @@ final class GuestMemory: @unchecked Sendable {
     try #require(fallocate(number, mode, page * size, size) == 0)
   }
 
+  /// Makes a page of the memory file by fallocate(2), which writes nothing to it.
+  func allocate(page: Int) throws {
+    let size = pageSize.byteCount
+    try #require(fallocate(fileNumber, FALLOC_FL_KEEP_SIZE, page * size, size) == 0)
+  }
+
   /// Puts a page in place behind the data plane's back.
   func plant(_ word: UInt64, page: Int) throws {
     let content = PageContent.bytes(word, pageSize)

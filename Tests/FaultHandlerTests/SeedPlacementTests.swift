@@ -3,6 +3,7 @@ import Pages
 import System
 import Testing
 import UFFD
+import Wire
 
 @testable import FaultHandler
 
@@ -46,8 +47,57 @@ struct SeedPlacementTests {
     #expect(try reason { try $0.seal() }.contains("cannot be written or punched"))
   }
 
-  @Test func aFileThatHoldsSomethingIsNotUsed() throws {
-    #expect(try reason { try $0.plant(1, page: 63) }.contains("holds something"))
+  /// What is there already is neither seeded over nor fetched, in whatever mode: the memory is
+  /// refused.
+  @Test(arguments: [false, true])
+  func aFileThatHoldsSomethingIsNotUsed(isWritten: Bool) throws {
+    let change: (GuestMemory) throws -> Void = { guest in
+      if isWritten { try guest.plant(1, page: 63) } else { try guest.allocate(page: 63) }
+    }
+    #expect(try reason { try change($0) }.contains("holds something"))
+    let fixture = try PlaneFixture(.init(sendsFile: true))
+    try fixture.memory.requireEmptyFile()
+    try change(fixture.guest)
+    do throws(Refusal) {
+      try fixture.memory.requireEmptyFile()
+      Issue.record("memory that holds something was taken")
+    } catch {
+      #expect(error.code == .unfit && error.reason.contains("new, empty file"), "\(error)")
+    }
+  }
+
+  @Test(.enabled(if: Machine.hasHugePages, "needs huge pages"))
+  func norAreHugePagesThatAreThere() throws {
+    let fixture = try PlaneFixture(.init(pageCounts: [2], pageSize: .huge, sendsFile: true))
+    try fixture.memory.requireEmptyFile()
+    try fixture.guest.plant(1, page: 1)
+    #expect(throws: Refusal.self) { try fixture.memory.requireEmptyFile() }
+  }
+
+  /// Nothing is opened that the VMM has not opened for writing, or that is no memory.
+  @Test(arguments: [
+    ("/proc/self/fd/", O_RDONLY, "not open for writing"),
+    ("/proc/self/fd/", O_WRONLY, "not open for writing"),
+    ("/proc/self/fd/", 0x20_0000, "not open for writing"),  // O_PATH, which Glibc does not bring.
+    ("/dev/zero", O_RDWR, "not on tmpfs"),
+  ])
+  func onlyAnOpenMemoryFileIsOpened(path: String, flags: Int32, obstacle: String) throws {
+    let fixture = try PlaneFixture(.init(sendsFile: true))
+    let path = path == "/dev/zero" ? path : path + "\(fixture.guest.fileNumber)"
+    let file = try OwnedDescriptor.open(path, flags: flags)
+    let attached = try PlaneFixture.attach(
+      fixture.regions, fixture.userfault, at: fixture.directory.file("other.sock"),
+      file: file.rawValue)
+    let reason = attached.seedPlacement().stagingReason
+    #expect(reason?.contains(obstacle) == true, "\(reason ?? "-")")
+  }
+
+  @Test func aFileOfEndlessLengthIsNotUsed() throws {
+    #expect(try reason { try #require(ftruncate($0.fileNumber, .max) == 0) }.contains("too long"))
+  }
+
+  @Test func memoryWithoutAUserfaultIsNotUsed() throws {
+    #expect(try reason { try $0.userfault.unregister($0.range) }.contains("not registered"))
   }
 
   @Test func anotherFileIsNotUsed() throws {
@@ -97,7 +147,8 @@ struct SeedPlacementTests {
     arguments: [
       (["10000-12000 rw-s 0", "20000-21000 rw-s 2000"], nil),
       // In pieces, as different rights make of one mapping.
-      (["10000-11000 rw-s 0", "11000-12000 r--s 1000", "20000-21000 rw-s 2000"], nil),
+      (["10000-11000 rw-s 0", "11000-12000 rwxs 1000", "20000-21000 rw-s 2000"], nil),
+      (["10000-11000 rw-s 0", "11000-12000 r--s 1000", "20000-21000 rw-s 2000"], "not write"),
       (["10000-12000 rw-s 1000", "20000-21000 rw-s 0"], "another order"),
       (["10000-12000 rw-s 0", "20000-21000 rw-s 1000"], "another order"),
       (["10000-11000 rw-s 0", "20000-21000 rw-s 2000"], "other memory"),
@@ -107,7 +158,8 @@ struct SeedPlacementTests {
       (["10000-12000 rw-s 0", "20000-21000 rw-s 2000", "90000-91000 r--p 0"], "a second time"),
     ] as [([String], String?)])
   func eachPageIsMappedFromItsPlaceAndOnce(mappings: [String], obstacle: String?) throws {
-    let text = mappings.map { "\($0) 00:05 77 /memfd:guest" }.joined(separator: "\n")
+    let text = mappings.map { "\($0) 00:05 77 /memfd:guest\nVmFlags: rd wr sh um" }.joined(
+      separator: "\n")
     let found = AttachedMemory.obstacle(
       try AttachDocument(parsing: Array(Self.document.utf8)), ProcessMapping.parse(text),
       device: 5, inode: 77)
