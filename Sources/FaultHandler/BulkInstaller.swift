@@ -1,5 +1,6 @@
 internal import Codec
 internal import Pages
+internal import Synchronization
 internal import System
 internal import UFFD
 internal import Uring
@@ -231,7 +232,13 @@ struct BulkInstaller: ~Copyable {
   }
 
   private func stage(_ run: PageRun, _ bytes: RawSpan) -> Bool {
-    do throws(SeedFailure) { return try plane.installer.stageSeeds(run, bytes) } catch {
+    do throws(SeedFailure) {
+      let isTaken = try plane.installer.stageSeeds(run, bytes)
+      if plane.installer.hasHeldUpSeeds.load(ordering: .relaxed) {
+        plane.events.sayOnce(.seedsHeldUp, .seedsHeldUp)
+      }
+      return isTaken
+    } catch {
       plane.report(error)
       return true
     }
@@ -244,7 +251,10 @@ struct BulkInstaller: ~Copyable {
     repeat {
       do throws(SeedFailure) {
         guard try plane.installer.discardSeeds(&pages) else { return false }
-      } catch { plane.report(error) }
+      } catch {
+        plane.report(error)
+        return true
+      }
     } while !pages.isEmpty && !isEnding
     return true
   }
@@ -261,6 +271,8 @@ struct BulkInstaller: ~Copyable {
     }
     guard isLast, !isEnding else { return true }
     plane.endSeeds()
+    // Else a stale page is there still, which was told.
+    guard !plane.installer.isSeeding else { return true }
     plane.events.sayOnce(.discarded, .discarded(discardedPageCount))
     return true
   }

@@ -35,6 +35,9 @@ public enum DataPlaneEvent: Sendable {
   /// A page that was seeded in place is stale, or half written, and cannot be taken out of the
   /// guest's memory: the VM must not run here. Said before any fault is answered.
   case staleInPlace(Errno)
+  /// An event of the VMM that is read behind the last seed holds up seeds that were to go in place:
+  /// their pages are missing, which costs no more than their coming again.
+  case seedsHeldUp
   /// Somebody waits at an address that belongs to no region, and will go on waiting.
   case faultOutsideRegions(HostAddress)
   /// The VMM's address space changed. `unmap` is harmless: those pages are not needed any more.
@@ -123,6 +126,7 @@ public final class DataPlaneEvents: Sendable {
   /// Events that are said once.
   enum Kind: Hashable, Sendable {
     case pushFinished, allHere, allResident, vmmGone, memoryPressure, mappingLost, staleInPlace
+    case seedsHeldUp
     case poisonNotSupported, userfaultFailed, ringFailed, deviceState, discarded
     case link(UInt32, ConnectionRole, Int)
   }

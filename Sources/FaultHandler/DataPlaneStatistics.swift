@@ -23,6 +23,9 @@ public struct DataPlaneStatistics: Sendable {
   public var stageInstalledPageCount: UInt64 = 0
   /// Pages that were seeded in place, and that counted as installed when no seed came any more.
   public var inPlacePageCount: UInt64 = 0
+  /// Seeds that were to go in place and are missing instead: for lack of memory, held up by an
+  /// event that nobody had read, or because something was there.
+  public var lostSeedPageCount: UInt64 = 0
   /// Pages that a thread waited for and that were installed as zeros.
   public var zeroFilledPageCount: UInt64 = 0
   /// Pages that the source reported as zeros, whether somebody waited for them or not. Those are

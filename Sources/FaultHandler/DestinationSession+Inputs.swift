@@ -68,6 +68,11 @@ extension DestinationSession {
       memoryFailed(
         "a page that the VM has written since it was seeded cannot be taken out of its memory "
           + "here (\(errno))")
+    case .seedsHeldUp:
+      observer(
+        .warning(
+          "the VMM changes its memory's mappings while seeds come: those that come meanwhile are "
+            + "lost, and come again when the VM runs here"))
     case .faultOutsideRegions(let address):
       observer(
         .warning(

@@ -22,7 +22,7 @@ extension PageInstaller {
   func stageSeeds(_ run: PageRun, _ bytes: RawSpan) throws(SeedFailure) -> Bool {
     let pages = layout.flatRange(of: run)
     return try filling.withLock { filling throws(SeedFailure) in
-      guard let stage, filling.takesSeeds(of: pages) else { return false }
+      guard let stage, try filling.takesSeeds(of: pages) else { return false }
       for page in pages { filling.zeroSeeds?.remove(page) }
       if stage.isInPlace {
         try putInPlace(pages, bytes, stage, &filling)
@@ -46,7 +46,7 @@ extension PageInstaller {
   func withStaged(_ run: PageRun, _ body: (RawSpan) -> Void) -> Bool {
     let pages = layout.flatRange(of: run)
     return filling.withLock { filling in
-      guard let stage, filling.takesSeeds(of: pages),
+      guard let stage, (try? filling.takesSeeds(of: pages)) == true,
         filling.ledger.nextRun(of: .staged, in: pages) == pages
       else { return false }
       return stage.withBytes(imageRange(pages), body) != nil
@@ -57,7 +57,7 @@ extension PageInstaller {
   func seedZeros(_ run: PageRun) throws(SeedFailure) -> Bool {
     let pages = layout.flatRange(of: run)
     return try filling.withLock { filling throws(SeedFailure) in
-      guard let stage, filling.takesSeeds(of: pages) else { return false }
+      guard let stage, try filling.takesSeeds(of: pages) else { return false }
       if filling.ledger.nextRun(of: .staged, in: pages) != nil {
         if stage.isInPlace {
           try takeOut(pages, stage, &filling)
@@ -72,15 +72,16 @@ extension PageInstaller {
     }
   }
 
-  /// Forgets the seeds of the first of some pages, `scanPageCount` at most, and takes them off the
-  /// range: they are stale. Unless they are in place, their memory is given back later: the guest
-  /// stands still meanwhile.
+  /// Forgets the seeds of the first of some pages, `scanPageCount` at most, and in place
+  /// `takeOutPageCount`, and takes them off the range: they are stale. Unless they are in place,
+  /// their memory is given back later: the guest stands still meanwhile.
   func discardSeeds(_ remaining: inout Range<Int>) throws(SeedFailure) -> Bool {
-    let end = min(remaining.upperBound, remaining.lowerBound + Self.scanPageCount)
+    let limit = stage?.isInPlace == true ? Self.takeOutPageCount : Self.scanPageCount
+    let end = min(remaining.upperBound, remaining.lowerBound + limit)
     let part = remaining.lowerBound..<end
     remaining = end..<remaining.upperBound
     return try filling.withLock { filling throws(SeedFailure) in
-      guard let stage, filling.takesSeeds(of: part) else { return false }
+      guard let stage, try filling.takesSeeds(of: part) else { return false }
       if stage.isInPlace, filling.ledger.nextRun(of: .staged, in: part) != nil {
         try takeOut(part, stage, &filling)
       }
@@ -95,7 +96,10 @@ extension PageInstaller {
   /// answered.
   func endSeeds() throws(SeedFailure) -> ImageMilestone? {
     try ending.withLock { _ throws(SeedFailure) in
-      guard let stage, filling.withLock({ $0.refuseSeeds() }) else { return nil }
+      let isFirst = try filling.withLock { filling throws(SeedFailure) in
+        try filling.refuseSeeds()
+      }
+      guard let stage, isFirst else { return nil }
       if stage.isInPlace { try settleInPlace(stage) }
       let milestone = filling.withLock { filling in
         filling.seeding = .over

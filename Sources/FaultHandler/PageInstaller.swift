@@ -47,10 +47,13 @@ enum PageOrigin: Hashable, Sendable { case demand, push }
 /// Every check + fill + mark, and every read of messages + mark, happens under one lock, the *fill
 /// lock*: reading a REMOVE lets the guest's madvise go on, and a fill that was decided before must
 /// not come after (kernel fact 6). No hold is longer than a read of 64 messages, one fill of 64 KiB
-/// or of one huge page, or a look at `scanPageCount` states.
+/// or of one huge page, or a look at `scanPageCount` states; before faults are answered, than to
+/// take `takeOutPageCount` pages out of the memory.
 final class PageInstaller: Sendable {
   /// Bounds the states looked at in one hold of the lock: some tens of microseconds.
   static let scanPageCount = 16_384
+  /// Bounds the pages taken out of the memory in one hold of the lock: about a millisecond.
+  static let takeOutPageCount = 1024
 
   let map: HostRegionMap
   let layout: ImageLayout
@@ -64,15 +67,19 @@ final class PageInstaller: Sendable {
   let ending = Lock(())
   /// False once all are settled.
   let awaitsSeeds: Atomic<Bool>
+  /// True once an unread event of the VMM has cost a seed.
+  let hasHeldUpSeeds = Atomic<Bool>(false)
   private let demandLatency = LatencyRecorder()
 
   /// Whether seeds may come, or are being settled.
   enum Seeding: Hashable, Sendable {
     /// They may, and discards.
     case coming
-    /// None comes any more, and what is in place is not counted as installed yet; it stays so when
-    /// that fails.
+    /// None comes any more, and what is in place is not counted as installed yet.
     case settling
+    /// What may be stale stays in the guest's memory, because of that error: no seed, and no fault
+    /// is ever answered.
+    case failed(Errno)
     /// All are settled, or none ever come.
     case over
   }
@@ -90,8 +97,9 @@ final class PageInstaller: Sendable {
     let demandLatency: LatencyRecorder
 
     /// Whether seeds and discards of these pages may come: whatever is known of them otherwise came
-    /// by another way, and is not theirs to change.
-    func takesSeeds(of pages: Range<Int>) -> Bool {
+    /// by another way, and is not theirs to change. Throws for good once a take-out has failed.
+    func takesSeeds(of pages: Range<Int>) throws(SeedFailure) -> Bool {
+      if case .failed(let errno) = seeding { throw .stale(errno) }
       guard seeding == .coming else { return false }
       return pages.allSatisfy { page in
         switch ledger[page] {
@@ -101,8 +109,10 @@ final class PageInstaller: Sendable {
       }
     }
 
-    /// Takes no more of them, and keeps those that were zeros; false when it did so before.
-    mutating func refuseSeeds() -> Bool {
+    /// Takes no more of them, and keeps those that were zeros; false when it did so before. Throws
+    /// for good once a take-out has failed.
+    mutating func refuseSeeds() throws(SeedFailure) -> Bool {
+      if case .failed(let errno) = seeding { throw .stale(errno) }
       guard let zeros = zeroSeeds, seeding == .coming else { return false }
       var position = 0
       while let run = zeros.nextRun(

@@ -96,6 +96,14 @@ final class Stage: Sendable {
     if try nextData(in: range) != nil { throw .exists }
   }
 
+  /// Bytes of memory that the file has, wherever in it. Throws when it ends before `imageEnd`.
+  func allocatedByteCount(upTo imageEnd: UInt64) throws(Errno) -> UInt64 {
+    let status: FileStatus
+    do throws(SystemError) { status = try FileStatus.of(file) } catch { throw error.errno }
+    guard status.byteCount >= imageEnd else { throw .invalidArgument }
+    return status.allocatedByteCount
+  }
+
   /// The first stretch of a range that holds something.
   func nextData(in range: Range<UInt64>) throws(Errno) -> Range<UInt64>? {
     guard let start = try file.nextData(from: range.lowerBound), start < range.upperBound else {
