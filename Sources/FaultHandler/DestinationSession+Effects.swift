@@ -55,7 +55,11 @@ extension DestinationSession {
       runVM()
       plane?.installSeeds()
     case .killVM: killVM()
-    case .unregister: unregister()
+    case .unregister:
+      unregister()
+      // Not before: with nothing left to fetch all can be here before the VM has run, and the pause
+      // has no time for it.
+      askGuest()
     case .send(let message): send(message)
     case .disconnect(let refusal): disconnect(refusal)
     case .setTimer(let timer, let deadline): timers.set(timer, at: deadline)

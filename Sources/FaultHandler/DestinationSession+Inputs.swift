@@ -49,9 +49,7 @@ extension DestinationSession {
       drain()
     case .pushFinished: break
     case .allHere: handle(DestinationEvent.allHere)
-    case .allResident:
-      askGuest()
-      handle(DestinationEvent.allResident)
+    case .allResident: handle(DestinationEvent.allResident)
     case .linkLost(_, _, let error):
       // A source that has read ABORTED closes in good order: there is nobody left to be told.
       let isFinal = core.state == .aborted && error.kind == .closedByPeer
