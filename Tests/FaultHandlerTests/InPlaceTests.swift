@@ -280,12 +280,32 @@ struct InPlaceTests {
   private static let opened = DestinationRecord.opened(
     session: SavedSessionFixture.id, epoch: SavedSessionFixture.base, mode: .hybrid)
 
-  /// Its memory may hold what is stale: the VMM is ended, with its memory.
+  /// Its memory may hold what is stale: the VMM is ended, and nobody is answered or told to run.
   @Test func aProcessThatFindsSeedsLetsNoVMRunOnThem() throws {
-    let fixture = try SavedSessionFixture([Self.opened], seedsInPlace: true, stagedPages: 2..<5)
-    let session = try fixture.recover(ScriptedFrontEnd(.incoming))
+    let vmm = try SleepingProcess()
+    let fixture = try SavedSessionFixture(
+      [Self.opened], seedsInPlace: true, stagedPages: 2..<5, vmm: vmm)
+    let guest = fixture.guest
+    let reader = try GuestThread { guest.word(page: 3) }
+    let descriptor = guest.userfault.rawValue
+    let deadline = MonotonicClock.now().advanced(byNanoseconds: 120_000_000_000)
+    while try UserfaultStatus(ofDescriptor: descriptor).unreadFaultCount < 1 {
+      try #require(MonotonicClock.now() < deadline, "it waits")
+      _ = sched_yield()
+    }
+    let frontEnd = ScriptedFrontEnd(.incoming)
+    let session = try fixture.recover(frontEnd, keeping: true)
     #expect(session.core.state == .killing)
+    session.startRecovered()
+    let hasEnded = vmm.handle.waitUntilEnded(deadline: deadline)
+    #expect(hasEnded)
+    #expect(vmm.endingSignal() == SIGKILL)
+    for worker in [session.killWorker, session.vmmWorker] { worker.stop() }
     session.plane?.stop()
+    #expect(frontEnd.runCount == 0)
+    #expect(try UserfaultStatus(ofDescriptor: descriptor).unreadFaultCount == 1)
+    try guest.userfault.unregister(guest.range)
+    _ = try reader.value()
   }
 
   @Test func seedsBehindPreparedAreAContradiction() throws {

@@ -15,6 +15,9 @@ import Wire
 final class ScriptedFrontEnd: VMMFrontEnd {
   let vmName = "web"
   private let state: VMMState?
+  private let runs = Lock(0)
+  /// How often it was told to let the VM run.
+  var runCount: Int { runs.withLock { $0 } }
 
   init(_ state: VMMState?) { self.state = state }
 
@@ -30,13 +33,40 @@ final class ScriptedFrontEnd: VMMFrontEnd {
   func resume() throws(VMMError) {}
   func saveDeviceState() throws(VMMError) -> [UInt8] { [] }
   func loadDeviceState(_ state: [UInt8]) throws(VMMError) {}
-  func run() throws(VMMError) {}
+  func run() throws(VMMError) { runs.withLock { $0 += 1 } }
   func disable() throws(VMMError) {}
   func kill() throws(VMMError) {}
 }
 
+/// Another process, which may be ended in a VMM's place.
+final class SleepingProcess {
+  let handle: ProcessHandle
+  /// Where it has memory of its own.
+  let memoryBase: UInt64
+  private let process = Process()
+
+  init() throws {
+    process.executableURL = URL(filePath: "/bin/sleep")
+    process.arguments = ["3600"]
+    try process.run()
+    handle = try ProcessHandle.open(pid: process.processIdentifier)
+    let stack = try ProcessMapping.current(ofPID: process.processIdentifier)
+      .first { $0.name == "[stack]" }
+    memoryBase = try #require(stack).addresses.lowerBound
+  }
+
+  /// The signal that has ended it; nil when none has.
+  func endingSignal() -> Int32? {
+    process.waitUntilExit()
+    return process.terminationReason == .uncaughtSignal ? process.terminationStatus : nil
+  }
+
+  deinit { if process.isRunning { try? handle.kill() } }
+}
+
 /// What a process that died has left of a session whose VMM is this very process: journal, page
-/// states, and where the memory is. No test may let such a session end its VMM.
+/// states, and where the memory is. No test may let such a session end its VMM, unless it has given
+/// another process for that.
 final class SavedSessionFixture {
   static let id = ScriptedSource.session
   static let base = Epoch(rawValue: 4)
@@ -65,9 +95,10 @@ final class SavedSessionFixture {
   /// - Parameters:
   ///   - seedsInPlace: whether seeds went into the memory itself.
   ///   - stagedPages: pages whose seeds nobody has settled.
+  ///   - vmm: who is taken for the VMM, and some of its memory for the VM's; nil: this process.
   init(
     _ records: [DestinationRecord], pageCount: Int = 8, seedsInPlace: Bool = false,
-    stagedPages: Range<Int> = 0..<0
+    stagedPages: Range<Int> = 0..<0, vmm: SleepingProcess? = nil
   ) throws {
     // Page states live on tmpfs.
     root = "/dev/shm/saved-session-\(ProcessInfo.processInfo.globallyUniqueString)"
@@ -80,6 +111,12 @@ final class SavedSessionFixture {
     try directory.prepare(session: Self.id)
     let attached = try PlaneFixture.attach([guest], userfault, at: root + "/attach.sock")
     var saved = SavedAttachment(attached, userfaultNumber: userfault.handle.rawValue)
+    let identity = try vmm?.handle.identity ?? ProcessIdentity.current()
+    if let vmm {
+      saved.pid = identity.pid
+      saved.startTicks = identity.startTicks
+      saved.regions[0].base_host_virt_addr = vmm.memoryBase
+    }
     if seedsInPlace { saved.seedsInPlace = true }
     try saved.write(directory.attachmentPath(of: Self.id))
     let states = MappedPageStates(
@@ -88,7 +125,7 @@ final class SavedSessionFixture {
     for page in stagedPages { states.store(PageState.staged.rawValue, at: page) }
     var journal = try DestinationJournal.open(vm: name, in: directory)
     let binding = VMBinding(
-      vmName: name, boot: try BootID.current(), vmm: try ProcessIdentity.current(), memory: nil)
+      vmName: name, boot: try BootID.current(), vmm: identity, memory: nil)
     for record in records { try journal.append(record, binding: binding) }
   }
 
@@ -110,10 +147,15 @@ final class SavedSessionFixture {
     return configuration
   }
 
-  /// The session, taken up by this process.
-  func recover(_ frontEnd: ScriptedFrontEnd) throws -> DestinationSession {
+  /// The session, taken up by this process. `isKept`: with the userfaultfd that somebody has kept.
+  func recover(
+    _ frontEnd: ScriptedFrontEnd, keeping isKept: Bool = false
+  ) throws -> DestinationSession {
     let notes = notes
-    return try DestinationSession(recovering: configuration(frontEnd)) { notes.all.append($0) }
+    let kept = isKept ? try userfault.duplicate() : nil
+    return try DestinationSession(recovering: configuration(frontEnd), userfault: kept) {
+      notes.all.append($0)
+    }
   }
 }
 
