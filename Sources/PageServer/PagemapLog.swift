@@ -61,9 +61,15 @@ final class PagemapLog: DirtyLog {
     do throws(SystemError) { return try !hasDirectIO(processID) } catch { return false }
   }
 
+  var earliestLook: Instant? { pause?.earliestLook }
+
   /// Protects all of the memory. Refused, with nothing changed, when it is not registered, or could
   /// be written unseen.
   func startDirtyLog() throws(VMMError) {
+    try forgettingOnError { () throws(VMMError) in try startWhereSeen() }
+  }
+
+  private func startWhereSeen() throws(VMMError) {
     if let pause = try neededPause(.startDirtyLog) {
       return try pause.during { () throws(VMMError) in try start() }
     }
@@ -130,6 +136,10 @@ final class PagemapLog: DirtyLog {
 
   /// What was written since the last time. Everything, when the record was lost and begins anew.
   func fetchDirtyLog() throws(VMMError) -> [UInt8] {
+    try forgettingOnError { () throws(VMMError) in try fetchWhereSeen() }
+  }
+
+  private func fetchWhereSeen() throws(VMMError) -> [UInt8] {
     if let pause = try neededPause(.fetchDirtyLog) {
       return try pause.during { () throws(VMMError) in try look().bits }
     }
@@ -146,10 +156,23 @@ final class PagemapLog: DirtyLog {
 
   /// Nothing is under way any more in a VM whose pause has waited for it.
   func fetchFinalDirtyLog() throws(VMMError) -> [UInt8] {
-    _ = try neededPause(.fetchDirtyLog)
-    let found = try look()
-    _ = try neededPause(.fetchDirtyLog)
-    return found.bits
+    try forgettingOnError { () throws(VMMError) in
+      _ = try neededPause(.fetchDirtyLog)
+      let found = try look()
+      _ = try neededPause(.fetchDirtyLog)
+      return found.bits
+    }
+  }
+
+  /// A look takes the kernel's marks away: when what follows it fails, what it found is lost, and
+  /// the next one begins anew with everything.
+  private func forgettingOnError<Result>(
+    _ body: () throws(VMMError) -> Result
+  ) throws(VMMError) -> Result {
+    do throws(VMMError) { return try body() } catch {
+      state.withLock { $0.tracker = nil }
+      throw error
+    }
   }
 
   private func look() throws(VMMError) -> ImagePageSet {
@@ -157,7 +180,7 @@ final class PagemapLog: DirtyLog {
     do throws(UFFDError) {
       try state.withLock { state throws(UFFDError) in
         guard var tracker = state.tracker.take() else {
-          // The last look failed in its middle.
+          // The last look failed, or what followed it.
           throw UFFDError(.scanPagemap, errno: .noSuchEntry)
         }
         try collect(from: &tracker, into: &found)

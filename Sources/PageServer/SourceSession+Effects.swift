@@ -112,10 +112,13 @@ extension SourceSession {
     let seeder = seeder
     let plane = plane
     let seedWorker = seedWorker
+    let lookPause = lookPause
     onVMM {
       var discardPageCount = PageCount.zero
       var scanNanoseconds: UInt64 = 0
       do throws(VMMError) {
+        // What a VMM has not answered could let the VM run behind the hand-over.
+        try lookPause.requireCertainty()
         try frontEnd.pause()
         if let seeder, let plane {
           let start = MonotonicClock.now()
@@ -138,12 +141,10 @@ extension SourceSession {
   }
 
   private func resumeVM() {
-    let frontEnd = configuration.frontEnd
     let lookPause = lookPause
     onVMM {
       do throws(VMMError) {
-        try frontEnd.resumeInsistently()
-        lookPause.hasResumed()
+        try lookPause.resume()
         return .resumed
       } catch {
         return .resumeFailed(Refusal(.vmm, "\(error)"))
@@ -153,16 +154,14 @@ extension SourceSession {
 
   /// An earlier process died between pausing the VM and handing it over, or for a look: it is to
   /// run.
-  func resumeInterrupted(_ marks: [PauseMark]) {
+  func resumeInterrupted() {
     let frontEnd = configuration.frontEnd
+    let lookPause = lookPause
     // Rounds may pause it, so that it is resumed ahead of them.
     let worker = core.mode.hasSeedRounds ? seedWorker : vmmWorker
     _ = worker.run {
-      // A VM that was not paused answers that it runs; one that cannot be resumed shows it when it
-      // is to be paused.
-      guard (try? frontEnd.resume()) != nil else { return }
-      // One that stays has a VM resumed that runs: harmless.
-      for mark in marks { try? mark.clear() }
+      // A VM that was not paused answers that it runs.
+      do throws(VMMError) { try lookPause.resume() } catch { lookPause.oweResume() }
     }
     // It may be watched still. Before any round of ours.
     if let log = frontEnd.dirtyLog { _ = seedWorker.run { try? log.stopDirtyLog() } }

@@ -81,7 +81,9 @@ extension SourceSession {
   }
 
   static let leftPaused = Refusal(
-    .vmm, "the VM was paused for a look at what it writes, and could not be resumed")
+    .vmm,
+    "the VM was paused for a look at what it writes, or by an earlier process, and could not be "
+      + "resumed")
 
   /// Runs that may wait for each other.
   private static let maximumSeedRunCount = 8

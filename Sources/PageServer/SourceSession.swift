@@ -132,26 +132,6 @@ public struct SourceProgress: Sendable {
   public var counts: SourceCounts?
 }
 
-/// All that is known at the end of a session at the source.
-public struct SourceResult: Sendable {
-  /// How it ended.
-  public var outcome: Outcome
-  /// The session's id; nil when none began.
-  public var session: SessionID?
-  /// Moments of the hand-over.
-  public var times: SourceTimes
-  /// Nanoseconds from the session's start to its end.
-  public var totalNanoseconds: UInt64
-  /// The shortest round trip seen on the urgent connection.
-  public var roundTripNanoseconds: UInt64?
-  /// Pages of the image.
-  public var totalPageCount: UInt64
-  /// What the data plane did; nil when no destination came.
-  public var counts: SourceCounts?
-  /// What the guest had done when it was frozen, and how many of its pages it found wrong.
-  public var guest: VMMStatus?
-}
-
 /// One migration of one VM away from this host, from the first check to the outcome: the edge that
 /// carries out what `SourceCore` decides. One thread runs it.
 public final class SourceSession {
@@ -237,12 +217,11 @@ public final class SourceSession {
       throw Refusal(.unfit, "this host cannot run the session: \(error)")
     }
     let wasInterrupted = preflight.wasInterrupted
-    let marks = preflight.pauseMarks
     let core = SourceCore(
       session: session, epoch: preflight.epoch, mode: configuration.mode,
       limits: configuration.limits)
     try self.init(configuration, preflight, core, observer: observer)
-    if wasInterrupted { resumeInterrupted(marks) }
+    if wasInterrupted { resumeInterrupted() }
   }
 
   /// Everything that is opened, around a core that is new or recovered.
@@ -261,7 +240,8 @@ public final class SourceSession {
     listener = preflight.listener
     throttle = preflight.throttle
     lookPause = LookPause(
-      configuration.frontEnd, session: core.session, in: configuration.directory)
+      configuration.frontEnd, session: core.session, found: preflight.pauseMarks,
+      in: configuration.directory)
     bandwidth = BandwidthLimit(bytesPerSecond: configuration.bulkBytesPerSecond)
     sentSeeds = SentSeeds(
       deltaCacheByteCount: configuration.packing == .none ? 0 : configuration.deltaCacheByteCount)
@@ -383,7 +363,7 @@ public final class SourceSession {
       case .core, .order, .stranger, .seedRound, .seedRunEnded: break
       }
     }
-    // The session was over before the look was.
+    // The session was over before the look was, or had none.
     if lookPause.owesResume, outcome.source == .runs {
       outcome.ending = .parked
       outcome.source = .stopped
@@ -395,6 +375,7 @@ public final class SourceSession {
       totalNanoseconds: end.nanoseconds(since: started),
       roundTripNanoseconds: counters.roundTripNanoseconds,
       totalPageCount: admission.layout?.totalPageCount.rawValue ?? 0,
-      counts: hasJoined ? counters.counts() : nil, guest: guest)
+      counts: hasJoined ? counters.counts() : nil, guest: guest,
+      lookPauseNanoseconds: lookPause.takeNanoseconds())
   }
 }

@@ -33,6 +33,8 @@ final class ChosenLog: DirtyLog {
 
   var isCheap: Bool { current.log.isCheap }
 
+  var earliestLook: Instant? { current.log.earliestLook }
+
   private var current: (tracking: WriteTracking, log: any DirtyLog) {
     candidates[position.withLock { $0 }]
   }

@@ -1,3 +1,5 @@
+public import Pages
+
 /// A VMM that tells which pages of its guest's memory were written.
 ///
 /// Every call blocks, for a bounded time. The log costs the guest a fault for the first write to
@@ -6,6 +8,9 @@ public protocol DirtyLog: Sendable {
   /// Whether a look takes milliseconds and stops nobody: then it is looked in the middle of rounds
   /// as well.
   var isCheap: Bool { get }
+  /// Before then no look should be made, unless it is the last: looks that stop the VM take no more
+  /// than 1/20 of its time. nil for at once.
+  var earliestLook: Instant? { get }
   /// Begins to watch. Watching already begins anew: what was not fetched is forgotten.
   func startDirtyLog() throws(VMMError)
   /// Which pages were written, by the guest or by the VMM itself, since the last call or the start:
@@ -22,6 +27,8 @@ public protocol DirtyLog: Sendable {
 extension DirtyLog {
   /// Unless a log knows better.
   public var isCheap: Bool { true }
+  /// Unless its looks stop the VM.
+  public var earliestLook: Instant? { nil }
   /// Unless the log does something about a VM that runs.
   public func fetchFinalDirtyLog() throws(VMMError) -> [UInt8] { try fetchDirtyLog() }
 }

@@ -89,6 +89,14 @@ public struct VMMError: Error, Hashable, Sendable, CustomStringConvertible {
     }
   }
 
+  /// Whether the VMM has said so itself: nothing of the verb waits to be carried out later.
+  public var isAnswer: Bool {
+    switch problem {
+    case .refused, .failed, .pending: true
+    case .silent, .unreachable, .garbled: false
+    }
+  }
+
   /// What follows for the VM, in a sentence.
   public var meaning: String {
     if isCertainlyWithoutEffect { return "Nothing changed at the VM." }

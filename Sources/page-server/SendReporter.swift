@@ -174,6 +174,15 @@ final class SendReporter {
       }
     }
     report.rounds = rounds
+    // Of looks that no round came of; the very first one has no tally yet to be told in.
+    if result.lookPauseNanoseconds > 0 {
+      console.log(
+        .notice,
+        "the VM was paused for \(result.lookPauseNanoseconds / 1_000) µs for looks that no round "
+          + "came of")
+      let told = report.rounds?.lookPauseNanoseconds ?? 0
+      report.rounds?.lookPauseNanoseconds = told + result.lookPauseNanoseconds
+    }
     report.phases = Self.phases(result.times).map(\.phaseTime)
     endTrace(result.outcome, Self.phases(result.times) + Self.steps(result.times))
     tell(result.outcome, report)

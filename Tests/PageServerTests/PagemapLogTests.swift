@@ -159,6 +159,46 @@ struct PagemapLogTests {
     withExtendedLifetime(descriptor.features) {}
   }
 
+  /// The look has taken the kernel's marks away.
+  @Test(arguments: [VMMVerb.status, .resume])
+  func whatALookHasFoundIsNotLostWithWhatFollowsIt(failing: VMMVerb) throws {
+    let memory = try MappedMemory(pageCount: 64, isShared: false)
+    for page in 0..<64 { memory.write(1, page: page) }
+    let descriptor = try memory.register()
+    let directory = try TestDirectory()
+    let vm = ScriptedVMM()
+    let pause = LookPause(vm, session: testSession, in: directory.state)
+    let log = try #require(try memory.log(pause: pause, hasDirectIO: { true }))
+    try log.startDirtyLog()
+    memory.write(2, page: 7)
+    vm.state.withLock { state in
+      state.failingStatusesWhenPaused = failing == .status ? 1 : 0
+      state.failingResumes = failing == .resume ? 5 : 0
+    }
+    #expect(throws: VMMError.self) { try log.fetchDirtyLog() }
+    #expect(try written(log) == Array(0..<64))
+    memory.write(3, page: 9)
+    #expect(try written(log) == [9])
+    withExtendedLifetime(descriptor.features) {}
+  }
+
+  /// Direct I/O that the pause does not wait for may have begun behind the look.
+  @Test func whatALookHasFoundIsNotLostWithARefusal() throws {
+    let memory = try MappedMemory(pageCount: 64, isShared: false)
+    for page in 0..<64 { memory.write(1, page: page) }
+    let descriptor = try memory.register()
+    // The start's two, and those of three fetches, of which the first is refused behind its look.
+    let answers = Lock([false, false, false, true, false, false, false, false])
+    let log = try #require(
+      try memory.log(hasDirectIO: { answers.withLock { $0.removeFirst() } }))
+    try log.startDirtyLog()
+    memory.write(2, page: 7)
+    #expect(throws: VMMError.self) { try log.fetchDirtyLog() }
+    #expect(try written(log) == Array(0..<64))
+    #expect(try written(log) == [] && answers.withLock { $0.isEmpty })
+    withExtendedLifetime(descriptor.features) {}
+  }
+
   /// Threads that read a file into memory past the page cache, each into a part of its own, unless
   /// they are to stand still.
   private final class Readers: Sendable {
