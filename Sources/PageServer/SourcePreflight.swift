@@ -46,7 +46,7 @@ struct SourcePreflight: ~Copyable {
     let exported = try (backing as? ExportBacking).map { (backing) throws(Refusal) in
       try ExportedSession.decide(backing, vmName: name, histories: journal.histories)
     }
-    let marks = Self.pauseMarks(of: binding, journal.histories, in: configuration.directory)
+    let marks = journal.histories.leftLookPauses(of: binding, in: configuration.directory)
     let (epoch, wasInterrupted) = try Self.decide(name, binding, journal.histories, exported)
     let listener = try Self.listen(at: configuration.endpoint, configuration.security)
     // The last step: what this host promises from here on is durable before anybody is served.
@@ -94,11 +94,18 @@ struct SourcePreflight: ~Copyable {
     binding = history.binding
     epoch = history.records[0].epoch
     wasInterrupted = false
-    pauseMarks = []
+    let marks = journal.histories.lookPauses(of: history.binding, in: configuration.directory)
+    if isAlive {
+      pauseMarks = marks
+    } else {
+      // It took its pauses with it.
+      pauseMarks = []
+      for mark in marks { try? mark.clear() }
+    }
     exported = nil
-    let isPaused = !Self.pauseMarks(of: found, [history], in: configuration.directory).isEmpty
     // Given up, but not at its end: the VM is to be resumed first.
-    records = isPaused ? history.records.filter { !$0.isAborted } : history.records
+    records =
+      pauseMarks.isEmpty ? history.records : history.records.filter { !$0.isAborted }
     // No rounds come any more.
     throttle = nil
     self.lock = consume lock
@@ -115,17 +122,6 @@ struct SourcePreflight: ~Copyable {
       throw decision.refusal(vmName: name.text) ?? Refusal(.session, "the VM is not to be sent")
     }
     return (epoch, wasInterrupted)
-  }
-
-  /// The marks of this very VM's sessions in which it was not given away: it may stand still for a
-  /// look that nobody ended.
-  private static func pauseMarks(
-    of current: VMBinding, _ histories: [SessionHistory<SourceRecord>],
-    in directory: StateDirectory
-  ) -> [PauseMark] {
-    histories.filter { history in
-      current.compare(history.binding) != .different && history.mayStandStill(in: directory)
-    }.map { PauseMark(ofLookIn: $0.session, in: directory) }
   }
 
   static func requireDirtyLog(_ configuration: SourceConfiguration) throws(Refusal) {

@@ -95,11 +95,6 @@ extension SessionHistory where Record == SourceRecord {
     return .none
   }
 
-  /// Whether the VM may stand still for a look that nobody has ended, and is this host's.
-  public func mayStandStill(in directory: StateDirectory) -> Bool {
-    SourceStanding(records) == .kept && PauseMark(ofLookIn: session, in: directory).isSet
-  }
-
   /// Whether the last record leaves open what became of the session.
   var endsWithoutAWord: Bool {
     switch records.last {

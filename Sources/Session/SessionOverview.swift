@@ -26,7 +26,8 @@ public struct SessionOverview: Hashable, Sendable {
       do throws(JournalError) {
         let histories: [SessionHistory<SourceRecord>] = try SourceJournal.read(path: path)
         guard let last = histories.last else { continue }
-        overviews.append(SessionOverview(last, in: directory))
+        let marks = histories.leftLookPauses(of: last.binding, in: directory)
+        overviews.append(SessionOverview(last, isLeftPaused: !marks.isEmpty, in: directory))
       } catch { problems.append("\(error)") }
     }
     for path in try directory.journalPaths(side: .destination) {
@@ -40,13 +41,14 @@ public struct SessionOverview: Hashable, Sendable {
     return (overviews, problems.sorted())
   }
 
-  private init(_ history: SessionHistory<SourceRecord>, in directory: StateDirectory) {
+  private init(
+    _ history: SessionHistory<SourceRecord>, isLeftPaused: Bool, in directory: StateDirectory
+  ) {
     self.init(
       vmName: history.binding.vmName, side: .source, session: history.session,
       standing: history.records.last?.standing ?? "empty",
       // One that was given up in the middle of a look may have left the VM paused.
-      isUnfinished: history.endsWithoutAWord || history.mayStandStill(in: directory),
-      in: directory)
+      isUnfinished: history.endsWithoutAWord || isLeftPaused, in: directory)
   }
 
   private init(_ history: SessionHistory<DestinationRecord>, in directory: StateDirectory) {
