@@ -75,7 +75,7 @@ final class PunchWatch: Sendable {
     }
   }
 
-  /// Watches no more. Gives the mapping back, which takes some milliseconds for each GiB.
+  /// Watches no more. Gives the mapping back, which takes a tenth of a second for each GiB.
   func end() {
     contents.withLock { $0 = nil }
     view.withLock { $0 = nil }

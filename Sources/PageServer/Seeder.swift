@@ -211,9 +211,11 @@ final class Seeder: Sendable {
     throttle?.pauseComes()
     try? log.stopDirtyLog()
     throttle?.release()
-    // Behind the pause: giving memory back takes milliseconds.
-    seeds.end()
   }
+
+  /// Gives back what it has kept of the seeds. Takes a tenth of a second for each GiB of a memory
+  /// file, so not while the VM stands still.
+  func forgetSeeds() { seeds.end() }
 
   /// Begins, or takes in what was written while there was no link: it belongs to no round's rate.
   private func begin() throws(VMMError) {

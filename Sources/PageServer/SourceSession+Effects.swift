@@ -203,6 +203,7 @@ extension SourceSession {
 
   private func disableVM() {
     let frontEnd = configuration.frontEnd
+    if let seeder { _ = seedWorker.run { seeder.forgetSeeds() } }
     onVMM {
       do throws(VMMError) {
         try frontEnd.disable()

@@ -143,7 +143,10 @@ extension SourceSession {
   func endSeeding() {
     seeder?.cancel()
     if let seeder {
-      _ = seedWorker.run { seeder.stopLog() }
+      _ = seedWorker.run {
+        seeder.stopLog()
+        seeder.forgetSeeds()
+      }
       return
     }
     guard let log = configuration.frontEnd.dirtyLog else { return }

@@ -43,8 +43,18 @@ public struct PresenceMapping: ~Copyable, Sendable {
     self.byteCount = byteCount
   }
 
-  // unsafe: this range is what mmap returned, and nobody else unmaps it.
-  deinit { unsafe munmap(pointer(startAddress), byteCount) }
+  /// So much is unmapped at once: some milliseconds, for which no other thread can map anything.
+  private static let unmappedByteCount = 32 << 20
+
+  deinit {
+    var offset = 0
+    while offset < byteCount {
+      let count = min(Self.unmappedByteCount, byteCount - offset)
+      // unsafe: these ranges make up what mmap returned, and nobody else unmaps them.
+      _ = unsafe munmap(pointer(startAddress + UInt64(offset)), count)
+      offset += count
+    }
+  }
 
   /// Makes the pages of a range of addresses, whole ones inside of the mapping, present, and none
   /// beside them; those of a hole of the file are allocated. False when that could not be, or not
