@@ -9,7 +9,9 @@ extension PagemapLog {
     vmName: String, processID: Int32, _ backing: any MemoryBacking, _ layout: ImageLayout,
     punches: PunchWatch, pause: LookPause?,
     hasDirectIO: @escaping @Sendable (Int32) throws(SystemError) -> Bool =
-      ProcessDescriptors.hasDirectIO(pid:)
+      ProcessDescriptors.hasDirectIO(pid:),
+    hugePageSetting: @escaping @Sendable (UInt64, Int32) throws(SystemError) -> String? =
+      SharedMemoryHugePages.setting(ofDevice:seenBy:)
   ) throws(SystemError) -> PagemapLog? {
     let isHuge = layout.regions.contains { $0.pageSize == .huge }
     let pieces: [Piece]
@@ -19,13 +21,13 @@ extension PagemapLog {
     case .file(let device, let inode):
       // Pages of a file on a disk come and go as they like.
       guard let file = backing as? FileBacking, file.isVolatile else { return nil }
-      let mappings = try ProcessMapping.current(ofPID: processID).filter {
-        $0.device == device && $0.inode == inode
-      }
-      guard let found = Self.pieces(of: layout, in: mappings) else { return nil }
+      let ofFile = Watched(
+        file: file, device: device, inode: inode, punches: punches,
+        hugePageSetting: hugePageSetting)
+      guard let found = try ofFile.pieces(of: layout, processID: processID) else { return nil }
       pieces = found
       memory = .shared
-      watched = Watched(file: file, punches: punches)
+      watched = ofFile
     case .process(let identity, let ranges):
       guard identity.pid == processID else { return nil }
       let mappings = try ProcessMapping.current(ofPID: processID)
@@ -58,6 +60,7 @@ extension PagemapLog {
 
   /// Where each page of the image is, given a process's mappings of its file; nil unless all of it
   /// is mapped shared and writable, once. What is written through a second mapping is not seen.
+  /// However the kernel has split its mappings, the same memory makes the same pieces.
   static func pieces(of layout: ImageLayout, in mappings: [ProcessMapping]) -> [Piece]? {
     let writable = mappings.filter { $0.isShared && $0.isWritable }
       .sorted { $0.fileOffset < $1.fileOffset }
@@ -72,7 +75,12 @@ extension PagemapLog {
         // A gap, or what was mapped before.
         guard part.lowerBound == reached else { return nil }
         let start = mapping.addresses.lowerBound + (part.lowerBound - mapping.fileOffset)
-        pieces.append(piece(at: part.lowerBound, start..<start + UInt64(part.count)))
+        let next = piece(at: part.lowerBound, start..<start + UInt64(part.count))
+        if let last = pieces.last, let whole = last.joined(with: next) {
+          pieces[pieces.count - 1] = whole
+        } else {
+          pieces.append(next)
+        }
         reached = part.upperBound
       }
       guard reached == end else { return nil }
@@ -86,5 +94,26 @@ extension PagemapLog {
       range: HostRange(
         start: HostAddress(rawValue: addresses.lowerBound),
         end: HostAddress(rawValue: addresses.upperBound)))
+  }
+}
+
+extension PagemapLog.Watched {
+  /// Where a process has the image in this file, now; nil unless all of it once.
+  func pieces(
+    of layout: ImageLayout, processID: Int32
+  ) throws(SystemError) -> [PagemapLog.Piece]? {
+    let mappings = try ProcessMapping.current(ofPID: processID).filter {
+      $0.device == device && $0.inode == inode
+    }
+    return PagemapLog.pieces(of: layout, in: mappings)
+  }
+}
+
+extension PagemapLog.Piece {
+  /// Both, where one goes on in the image and in the process where the other ends.
+  fileprivate func joined(with next: PagemapLog.Piece) -> PagemapLog.Piece? {
+    guard bytes.upperBound == next.imageOffset, range.end == next.range.start else { return nil }
+    return PagemapLog.Piece(
+      imageOffset: imageOffset, range: HostRange(start: range.start, end: next.range.end))
   }
 }

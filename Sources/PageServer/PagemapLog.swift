@@ -23,7 +23,10 @@ final class PagemapLog: DirtyLog {
   /// A memory file, and what finds the pages that are punched out of it.
   struct Watched: Sendable {
     let file: FileBacking
+    let device: UInt64
+    let inode: UInt64
     let punches: PunchWatch
+    let hugePageSetting: @Sendable (UInt64, Int32) throws(SystemError) -> String?
   }
 
   private let vmName: String
@@ -80,6 +83,7 @@ final class PagemapLog: DirtyLog {
   }
 
   private func start() throws(VMMError) {
+    try checkHugePages()
     do throws(SystemError) { try watch() } catch {
       throw self.error(.startDirtyLog, .refused("\(error)"))
     }
@@ -95,6 +99,49 @@ final class PagemapLog: DirtyLog {
             ? "its memory is not registered for asynchronous write protection, or not wholly mapped"
             : "\(error); it needs Linux 6.7"))
     }
+    do throws(VMMError) { try checkMappings(.startDirtyLog) } catch {
+      watched?.punches.end()
+      throw error
+    }
+  }
+
+  /// Refuses a memory file in which small pages may be parts of large ones. When a part of one is
+  /// punched that something has pinned, the kernel clears it in its place, behind taking it out of
+  /// the mappings (`truncate_inode_partial_folio`, Linux 6.18, mm/truncate.c): it may have come back
+  /// into ours between the two, by a fault for its neighbour, and would not be found.
+  private func checkHugePages() throws(VMMError) {
+    guard let watched, layout.regions.contains(where: { $0.pageSize == .small }) else { return }
+    let setting: String?
+    do throws(SystemError) {
+      setting = try watched.hugePageSetting(watched.device, processID)
+    } catch {
+      throw self.error(.startDirtyLog, .refused("\(error)"))
+    }
+    guard setting == "never" else {
+      throw self.error(
+        .startDirtyLog,
+        .refused(
+          "its memory file may get transparent huge pages (huge=\(setting ?? "unknown")), of which "
+            + "parts can be punched out unseen"))
+    }
+  }
+
+  /// Throws unless the process has its memory file mapped as it was, and nowhere else. Behind the
+  /// scan: what was written through another mapping before it is found by this one's being there.
+  /// One that comes and goes between two looks is not noticed.
+  private func checkMappings(_ verb: VMMVerb) throws(VMMError) {
+    guard let watched else { return }
+    let found: [Piece]?
+    do throws(SystemError) {
+      found = try watched.pieces(of: layout, processID: processID)
+    } catch {
+      throw self.error(verb, .failed("\(error)"))
+    }
+    guard found != pieces else { return }
+    let reason =
+      "its memory file is mapped in another way than before, or a second time and writable: what "
+      + "is written there is not seen"
+    throw self.error(verb, verb == .startDirtyLog ? .refused(reason) : .failed(reason))
   }
 
   /// A page is marked when direct I/O pins it: what lands in it behind the next look is not seen.
@@ -195,6 +242,7 @@ final class PagemapLog: DirtyLog {
       }
       found.insertAll()
     }
+    try checkMappings(.fetchDirtyLog)
     return found
   }
 

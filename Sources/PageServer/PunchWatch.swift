@@ -24,11 +24,7 @@ internal import UFFD
 /// What the host takes away itself (by swapping, by making huge pages) is found as well, and sent
 /// again for nothing. A page that could not be made to appear is told at each look.
 ///
-/// One race is left to the kernel: when a part of a large folio is punched that something else has
-/// pinned, the kernel clears it in its place, behind taking it out of the mappings; a page that
-/// comes back into ours between the two, by a fault for a neighbour in the same run, is not found.
-/// Without huge pages for shared memory (`shmem_enabled`, `huge=`), as is usual, there is no such
-/// folio.
+/// Sound where no small page is a part of a large one, see `PagemapLog`.
 final class PunchWatch: Sendable {
   /// Pages that went with content, by flat index.
   private let contents = Lock<PageBitmap?>(nil)

@@ -94,13 +94,16 @@ final class MappedMemory: @unchecked Sendable {
     precondition(result == 0)
   }
 
-  /// Other tests of this process open files and rings as they like.
+  /// Other tests of this process open files and rings as they like. None here makes large pages of
+  /// small ones, whatever the host says.
   func log(
-    pause: LookPause? = nil, hasDirectIO: @escaping @Sendable () -> Bool = { false }
+    pause: LookPause? = nil, hasDirectIO: @escaping @Sendable () -> Bool = { false },
+    hugePages: String? = "never"
   ) throws -> PagemapLog? {
     try PagemapLog.make(
       vmName: "test", processID: getpid(), backing, backing.naturalLayout,
-      punches: seeds.punches, pause: pause, hasDirectIO: { _ in hasDirectIO() })
+      punches: seeds.punches, pause: pause, hasDirectIO: { _ in hasDirectIO() },
+      hugePageSetting: { _, _ in hugePages })
   }
 
   func register() throws -> UserfaultDescriptor {

@@ -1,4 +1,5 @@
 import Glibc
+import Migration
 import Pages
 import System
 import Testing
@@ -213,6 +214,49 @@ struct PunchWatchTests {
     }
   }
 
+  /// What the rounds and the senders tell the watch: a round makes its pages appear before it reads
+  /// them, and notes those that go with content.
+  @Test func aRoundSendsWhatWasPunchedAndReadSinceTheLast() throws {
+    let memory = try MappedMemory(pageCount: 96, isShared: true)
+    for page in 0..<64 { memory.write(1, page: page) }
+    let descriptor = try memory.register()
+    let log = try #require(try memory.log())
+    let migration = try TestMigration(memory.backing, sentSeeds: memory.seeds)
+    let seeder = Seeder(
+      layout: migration.layout, log: log,
+      limits: SwitchLimits(downtimeNanoseconds: 0, maximumRoundCount: 2), seeds: memory.seeds)
+    let destination = SeederTests.Destination()
+    let peer = migration.bulk[0]
+    let layout = migration.layout
+    let firstRound = Lock<[UInt8]>([])
+    let thread = try TestThread {
+      try destination.serve(peer, layout) { round in
+        guard round == 1 else { return }
+        firstRound.withLock { $0 = destination.pages.withLock { $0[5] ?? [] } }
+        memory.drop(5..<6)
+        // As the VM reads it: a new page of zeros, which no record of writes tells.
+        if memory.read(page: 5) != 0 { Issue.record("a punched page holds something") }
+      }
+    }
+    let notes = Lock<[SeedRoundNote]>([])
+    let end = try seeder.run(over: migration.plane) { note in
+      notes.withLock { $0.append(note) }
+    }
+    #expect(end.isDecided)
+    // Content in the first round, zeros in the second, and nothing else with them.
+    #expect(firstRound.withLock { $0.count } == 4096)
+    #expect(destination.pages.withLock { $0[5] } == [])
+    #expect(notes.withLock { $0.map(\.result.dirtiedByteCount) } == [4096, 0])
+    let (stale, fresh) = try seeder.finish()
+    #expect(stale.setCount == 0 && fresh.setCount == 96)
+    seeder.stopLog()
+    migration.plane.discard(stale, keeping: fresh)
+    try migration.beginServing()
+    migration.plane.beginPush()
+    try thread.finish()
+    withExtendedLifetime(descriptor.features) {}
+  }
+
   // MARK: Huge pages
 
   @Test(.enabled(if: hasHugePages, "needs free huge pages"))
@@ -275,6 +319,56 @@ struct PunchWatchTests {
         == nil)
     #expect(try pieces(mapping(0x10000, pages: 8, offset: 0, "rw-p")) == nil)
     #expect(try pieces(mapping(0x10000, pages: 8, offset: 0, "r--s")) == nil)
+  }
+
+  /// The kernel splits them as it likes: by an advice for a part, say.
+  @Test func mappingsThatGoOnInEachOtherAreOnePiece() throws {
+    let whole = try #require(try pieces(mapping(0x10000, pages: 8, offset: 0)))
+    let parts = mapping(0x10000, pages: 3, offset: 0) + mapping(0x13000, pages: 5, offset: 3)
+    #expect(try pieces(parts) == whole)
+    let apart = mapping(0x10000, pages: 3, offset: 0) + mapping(0x14000, pages: 5, offset: 3)
+    #expect(try pieces(apart)?.count == 2)
+  }
+
+  /// What another mapping writes is not seen, so its being there ends the log.
+  @Test(arguments: [false, true])
+  func aSecondWritableMappingOfALaterTimeIsNoticed(byProtection: Bool) throws {
+    let watched = try Watched(pageCount: 64, filled: 0..<32)
+    let file = try #require(watched.memory.file)
+    // unsafe: a mapping of a page of our own, unmapped below; nothing is written there.
+    let other = unsafe mmap(
+      nil, 4096, byProtection ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED,
+      file.descriptor.rawValue, 0)
+    guard let address = unsafe other, unsafe address != MAP_FAILED else {
+      throw SystemError("mmap")
+    }
+    defer { unsafe munmap(address, 4096) }
+    if byProtection {
+      #expect(try watched.look() == [])
+      let result = unsafe mprotect(address, 4096, PROT_READ | PROT_WRITE)
+      try #require(result == 0)
+    }
+    for look in [watched.log.fetchDirtyLog, watched.log.fetchFinalDirtyLog] {
+      let error = try #require(throws: VMMError.self) { _ = try look() }
+      #expect("\(error)".contains("a second time"))
+    }
+    let error = try #require(throws: VMMError.self) { try watched.log.startDirtyLog() }
+    #expect(error.isCertainlyWithoutEffect)
+  }
+
+  @Test(arguments: ["always", "within_size", "advise", "unknown", nil])
+  func aFileThatMayGetHugePagesIsRefused(setting: String?) throws {
+    let memory = try MappedMemory(pageCount: 8, isShared: true)
+    let descriptor = try memory.register()
+    let log = try #require(try memory.log(hugePages: setting))
+    let error = try #require(throws: VMMError.self) { try log.startDirtyLog() }
+    #expect(error.isCertainlyWithoutEffect && "\(error)".contains("huge pages"))
+    // Private memory is told of by the kernel itself.
+    let own = try MappedMemory(pageCount: 8, isShared: false)
+    let ownDescriptor = try own.register()
+    let ownLog = try #require(try own.log(hugePages: setting))
+    try ownLog.startDirtyLog()
+    withExtendedLifetime((descriptor.features, ownDescriptor.features)) {}
   }
 
   /// The numbers are those that stat(2) gives.
