@@ -107,8 +107,8 @@ final class PagemapLog: DirtyLog {
 
   /// Refuses a memory file in which small pages may be parts of large ones. When a part of one is
   /// punched that something has pinned, the kernel clears it in its place, behind taking it out of
-  /// the mappings (`truncate_inode_partial_folio`, Linux 6.18, mm/truncate.c): it may have come back
-  /// into ours between the two, by a fault for its neighbour, and would not be found.
+  /// the mappings (`truncate_inode_partial_folio`, Linux 6.18, mm/truncate.c): it may have come
+  /// back into ours between the two, by a fault for its neighbour, and would not be found.
   private func checkHugePages() throws(VMMError) {
     guard let watched, layout.regions.contains(where: { $0.pageSize == .small }) else { return }
     let setting: String?
