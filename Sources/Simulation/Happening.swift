@@ -16,6 +16,8 @@ public enum Side: Int, CaseIterable, Sendable {
 enum Happening {
   /// The source's core is to hear this, if that process still lives.
   case sourceHears(SourceEvent, life: Int)
+  /// A run of rounds ends, if no other one has begun since.
+  case seedRunEnds(SourceEvent, run: Int, life: Int)
   /// The destination's core is to hear this, if that process still lives.
   case destinationHears(DestinationEvent, life: Int)
   /// A timer runs out, if nobody has armed it anew since.

@@ -8,6 +8,8 @@ extension World {
     switch happening {
     case .sourceHears(let event, let life):
       if isCurrent(.source, life) { feedSource(event) }
+    case .seedRunEnds(let event, let run, let life):
+      if isCurrent(.source, life), run == seedRun { feedSource(event) }
     case .destinationHears(let event, let life):
       if isCurrent(.destination, life) { feedDestination(event) }
     case .timer(let side, let index, let generation, let life):
@@ -81,7 +83,7 @@ extension World {
     if case .arrives(let packet, _, _) = happening, packet.isHeartbeat { return }
     switch happening {
     case .vcpuActs, .sourceGuestActs, .faultQueues, .push, .installs, .handlerReads, .sourceHears,
-      .destinationHears, .trouble(.supervise), .heartbeat:
+      .seedRunEnds, .destinationHears, .trouble(.supervise), .heartbeat:
       break
     case .timer, .journalWritten, .vmmActs, .arrives, .dial, .helloArrives, .welcomed,
       .dialRefused, .dialFails, .bulkJoins, .mapGoesOn, .deviceStateLeaves, .notices, .zap,
@@ -95,7 +97,7 @@ extension Happening {
   /// The process in which it happens; nil for what happens to hosts, VMs and the network.
   var process: Side? {
     switch self {
-    case .sourceHears, .helloArrives, .push, .deviceStateLeaves: .source
+    case .sourceHears, .seedRunEnds, .helloArrives, .push, .deviceStateLeaves: .source
     case .destinationHears, .dial, .welcomed, .dialRefused, .dialFails, .bulkJoins, .mapGoesOn,
       .handlerReads, .installs, .discardsEnd:
       .destination

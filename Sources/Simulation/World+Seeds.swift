@@ -50,12 +50,34 @@ extension World {
   }
 
   /// The rounds, in one moment: what they send was drawn before the cores began. Then they end, or
-  /// fail.
+  /// fail, with the VM paused or running.
   mutating func endRounds() {
     if hosts[1].isAlive { stage = seeds }
-    let event: SourceEvent =
-      isTroubled(.vmm)
-      ? .seedingFailed(Refusal(.vmm, "the dirty log is lost")) : .seeded(plan.switchReason)
-    schedule(.sourceHears(event, life: sourceLife), within: 50_000..<400_000)
+    seedRun += 1
+    schedule(
+      .seedRunEnds(roundsEnd(), run: seedRun, life: sourceLife), within: 50_000..<400_000)
+  }
+
+  private mutating func roundsEnd() -> SourceEvent {
+    let isFailing = isTroubled(.vmm)
+    let leftPaused = SourceEvent.seedingLeftPaused(Refusal(.vmm, "the VMM refuses to resume"))
+    if isPausedForLook {
+      // An earlier run of this session's rounds, or a process before it, owes that.
+      if isFailing { return leftPaused }
+      resumeFromLook()
+    }
+    guard isFailing else { return .seeded(plan.switchReason) }
+    guard sourceVMM.isRunning, random.chance(perMille: 500) else {
+      return .seedingFailed(Refusal(.vmm, "the dirty log is lost"))
+    }
+    sourceVMM.isRunning = false
+    isPausedForLook = true
+    return leftPaused
+  }
+
+  private mutating func resumeFromLook() {
+    isPausedForLook = false
+    sourceVMM.isRunning = true
+    scheduleSourceGuest()
   }
 }

@@ -137,6 +137,7 @@ extension World {
       if !fails {
         checkResume()
         sourceVMM.isRunning = true
+        isPausedForLook = false
         hasSourceResumed = true
         sourceVMM.isSealed = false
         scheduleSourceGuest()

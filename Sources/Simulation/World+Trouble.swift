@@ -90,6 +90,12 @@ extension World {
   }
 
   mutating func finish(_ side: Side, _ outcome: Outcome) {
+    var outcome = outcome
+    // The session was over before the look was.
+    if side == .source, isPausedForLook, outcome.source == .runs {
+      outcome.ending = .parked
+      outcome.source = .stopped
+    }
     hosts[side.rawValue].outcome = outcome
     closeLink(of: side)
     end(side)
@@ -111,10 +117,16 @@ extension World {
     honourOath()
     guard
       let core = SourceCore(
-        recovering: sourceJournal.records, vm: sourceVMM.observed, limits: plan.sourceLimits)
+        recovering: recoveredRecords, vm: sourceVMM.observed, limits: plan.sourceLimits)
     else { return neverBegan(.source) }
     sourceCore = core
     startSource()
+  }
+
+  /// Given up, but not at its end: a VM that is left paused is to be resumed first.
+  private var recoveredRecords: [SourceRecord] {
+    guard isPausedForLook else { return sourceJournal.records }
+    return sourceJournal.records.filter { if case .aborted = $0 { false } else { true } }
   }
 
   private mutating func restartDestination() {
@@ -142,6 +154,7 @@ extension World {
   mutating func selfResume() {
     guard !sourceVMM.isRunning, !sourceVMM.isGone, !sourceVMM.isSealed else { return }
     sourceVMM.isRunning = true
+    isPausedForLook = false
     hasSourceResumed = true
     scheduleSourceGuest()
     sourceVMMSays(.resumedByItself, life: sourceLife)

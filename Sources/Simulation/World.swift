@@ -94,6 +94,10 @@ struct World {
   var hasSaidHere = false
   var hasSaidResident = false
   var seededVersions: [UInt32?]
+  /// Which run of rounds counts: each link of the rounds has one of its own.
+  var seedRun = 0
+  /// The rounds have paused the VM for a look, and it is not resumed yet: it outlives processes.
+  var isPausedForLook = false
   /// What the rounds bring to a destination, by page: 0 is zeros, nil is missing.
   var seeds: [UInt32?]
   /// Seeds that the destination's process holds.
