@@ -155,22 +155,22 @@ extension EndToEnd {
       arguments: ["send", "recover"])
     func killedWhenGivenUp(verb: String) throws {
       let migration = try migration(rounds: 1000)
+      // The first look takes the second that a pause may: time enough for the word.
+      try disk.setReadsPerSecond(1)
       try migration.start()
-      try migration.server?.waitFor(state: "seeding")
-      let directory = try stateDirectory(migration)
-      let savedPath = directory.savedSessionPath(
-        ofVM: try VMName(Migration.vmName), side: .source)
-      let saved = try #require(FileSystem.text(ofSmallFile: savedPath))
-      try migration.server?.signal(SIGTERM)
-      try migration.server?.expectEnd("aborted", exitCode: 11)
-      try migration.receiver?.expectEnd("aborted", exitCode: 11)
-      // As it is left by one that is killed then.
+      let server = try #require(migration.server)
+      try waitForState(of: migration.source, ["pausing"])
+      try server.signal(SIGTERM)
+      try waitForAborted(migration)
+      try server.stop(true)
+      try #require(try migration.source.status.state != "running")
       let mark = try mark(migration)
-      try migration.source.must("pause")
-      let file = try OwnedDescriptor.open(savedPath, flags: O_WRONLY | O_CREAT, mode: 0o600)
-      try file.writeAll(Array(saved.utf8), atOffset: 0, operand: savedPath)
-      try directory.prepareLookPauses()
-      try mark.set()
+      #expect(mark.isSet)
+      try server.kill()
+      #expect(try server.program.end() == .killed(signal: SIGKILL))
+      try migration.receiver?.expectEnd("aborted", exitCode: 11)
+      try disk.setReadsPerSecond(0)
+      try waitForState(of: migration.source, ["paused"])
       if verb == "send" {
         try migration.startServer()
         try migration.server?.signal(SIGTERM)
@@ -191,6 +191,10 @@ extension EndToEnd {
       let server = try #require(migration.server)
       try server.stop(false)
       try migration.order("switch")
+      let report = try server.expectEnd("completed", exitCode: 0).report
+      // No resume has come behind the pause of the hand-over: the guest has done nothing since.
+      let operations = try #require(report?.guest?.operationsBeforeFreeze)
+      #expect(try migration.source.status.operations == operations)
       try migration.expectCompletion()
     }
 
@@ -208,6 +212,21 @@ extension EndToEnd {
         guard MonotonicClock.now() < deadline else {
           throw HarnessError(description: "the VM is not met in a look")
         }
+      }
+    }
+
+    /// Waits for the word that the session was given up.
+    private func waitForAborted(_ migration: Migration) throws {
+      let deadline = Patience.deadline()
+      let directory = try stateDirectory(migration)
+      while true {
+        let histories: [SessionHistory<SourceRecord>] = try SourceJournal.read(
+          vm: try VMName(Migration.vmName), in: directory)
+        if histories.last?.records.last?.isAborted == true { return }
+        guard MonotonicClock.now() < deadline else {
+          throw HarnessError(description: "the session is not given up")
+        }
+        try migration.source.program.pause()
       }
     }
 
