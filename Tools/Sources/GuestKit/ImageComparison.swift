@@ -93,17 +93,17 @@ public struct ImageComparison: Sendable, Equatable {
             findings.add("data page \(page): was given back, and is not any more")
           }
           removedPages += 1
-        } else if after.isRemoved {
-          // Given back in both: what either may show was checked one by one.
-          unchangedPages += 1
         } else {
           unchangedPages += 1
-          let words = (page - first) * 512..<(page - first) * 512 + 512
           // One that is being written in one of the two was checked word by word.
-          if !oldExpectation.isInflight(page), !newExpectation.isInflight(page),
-            left[words] != right[words]
-          {
+          guard !oldExpectation.isInflight(page), !newExpectation.isInflight(page) else { continue }
+          let words = (page - first) * 512..<(page - first) * 512 + 512
+          guard left[words] != right[words] else { continue }
+          if !after.isRemoved {
             findings.add("data page \(page): same version, different bytes")
+          } else if left[words].allSatisfy({ $0 == 0 }) {
+            // What either may show was checked one by one, but nothing brings back what was gone.
+            findings.add("data page \(page): given back and zeros, and is not any more")
           }
         }
       }
