@@ -179,14 +179,28 @@ final class Seeder: Sendable {
     _ outcome: RoundOutcome, _ looks: inout RoundLooks, start: Instant, roundTrip: UInt64?
   ) throws(VMMError) -> SeedRoundNote {
     let end = MonotonicClock.now()
+    awaitEarliestLook()
+    let lookStart = MonotonicClock.now()
     var dirty = try fetch()
-    let lookNanoseconds = MonotonicClock.now().nanoseconds(since: end)
-    looks.lookedLast(dirty, at: end)
+    let lookNanoseconds = MonotonicClock.now().nanoseconds(since: lookStart)
+    looks.lookedLast(dirty, at: lookStart)
     dirty.formUnion(looks.stale)
     dirty.formUnion(outcome.unsent)
     var note = judge(dirty, looks, outcome, from: start, to: end, roundTrip: roundTrip)
     note.lookNanoseconds = lookNanoseconds
     return note
+  }
+
+  /// A look for which the VM stands still comes no sooner than it may, unless the rounds are over.
+  private func awaitEarliestLook() {
+    while let earliest = log.earliestLook, !isCancelled.load(ordering: .acquiring) {
+      let now = MonotonicClock.now()
+      guard now < earliest, reasonToEnd(now) == nil else { return }
+      throttle?.renew(now)
+      // A poll that fails costs a look that comes too soon.
+      let next = now.advanced(byNanoseconds: Self.lookNanoseconds)
+      _ = try? Readiness.wait(for: [], until: min(earliest, next))
+    }
   }
 
   /// The VM is stopped: the pages whose seeds are stale and were not dropped yet, and those whose
@@ -222,6 +236,7 @@ final class Seeder: Sendable {
     // They are sent again where another round follows.
     state.withLock { $0.named = PageBitmap(pageCount: $0.named.pageCount) }
     if state.withLock({ $0.started != nil }) {
+      awaitEarliestLook()
       let dirty = try fetch()
       let (pending, hasLostRound) = state.withLock { state in
         state.pending.formUnion(dirty)

@@ -61,6 +61,43 @@ extension SeederTests {
     #expect(throws: (any Error).self) { try thread.finish() }
   }
 
+  /// A VM that was stopped for a look is not stopped again before its time, unless the rounds are
+  /// over.
+  @Test func aLookThatStopsTheVMComesNotBeforeItsTime() throws {
+    let memory = try TestMemory(pageCount: 16)
+    try memory.fill(0..<16)
+    let migration = try TestMigration(try memory.open())
+    let log = ScriptedLog(pageCount: 16)
+    log.state.withLock {
+      $0.earliestLook = MonotonicClock.now().advanced(byNanoseconds: 3_600_000_000_000)
+    }
+    let seeder = Seeder(
+      layout: migration.layout, log: log, limits: SwitchLimits(downtimeNanoseconds: 0))
+    let peer = migration.bulk[0]
+    let destination = Destination()
+    let looksBefore = Lock(0)
+    let threads = try [
+      TestThread { try? destination.serve(peer, migration.layout) },
+      TestThread {
+        // It would look at once: some turns of its own clock are enough to see it.
+        let deadline = soon()
+        while destination.rounds.withLock(\.isEmpty), MonotonicClock.now() < deadline {
+          _ = try Readiness.wait(
+            for: [], until: MonotonicClock.now().advanced(byNanoseconds: 1_000_000))
+        }
+        _ = try Readiness.wait(
+          for: [], until: MonotonicClock.now().advanced(byNanoseconds: 100_000_000))
+        looksBefore.withLock { $0 = log.state.withLock(\.fetchCount) }
+        seeder.switchOver()
+      },
+    ]
+    #expect(try seeder.run(over: migration.plane) { _ in }.isDecided)
+    #expect(looksBefore.withLock { $0 } == 0)
+    #expect(log.state.withLock { $0.fetchCount } == 1)
+    peer.connection.shutdown()
+    for thread in threads { try thread.finish() }
+  }
+
   /// What is known to be stale when the switch is decided is dropped before the VM is stopped.
   @Test(arguments: [1, 2], [false, true])
   func whatIsStaleAlreadyIsNamedBeforeThePause(bulkCount: Int, isLost: Bool) throws {

@@ -17,6 +17,7 @@ final class ScriptedLog: DirtyLog {
     var fetchCount = 0
     var isWatching = false
     var hasFailed = false
+    var earliestLook: Instant?
   }
   let state = Lock(State())
   let pageCount: Int
@@ -25,6 +26,8 @@ final class ScriptedLog: DirtyLog {
 
   /// By 4 KiB of the image.
   func write(_ pages: some Sequence<Int>) { state.withLock { $0.written.formUnion(pages) } }
+
+  var earliestLook: Instant? { state.withLock(\.earliestLook) }
 
   func startDirtyLog() throws(VMMError) {
     state.withLock { state in
