@@ -141,6 +141,7 @@ extension EndToEnd {
 
     @Test(
       "in rounds that go into the memory itself, of a VMM that sends its file",
+      .needsSmallSharedPages,
       arguments: ["memfd", "file"], ["hybrid", "pre-copy"])
     func roundsInPlace(backing: String, mode: String) throws {
       let migration = try Migration(
@@ -175,7 +176,7 @@ extension EndToEnd {
     }
 
     @Test(
-      "in rounds, whoever tells what it writes",
+      "in rounds, whoever tells what it writes", .needsSmallSharedPages,
       arguments: [
         ("private", Plan.Memory.ranges, "pagemap"), ("private", .ranges, "content"),
         ("memfd", .file, "pagemap"), ("memfd", .file, "content"),
@@ -197,6 +198,7 @@ extension EndToEnd {
 
     @Test(
       "in rounds, while it punches holes into a memory file and reads them",
+      .needsSmallSharedPages,
       arguments: [("punch", "4K"), ("remove", "4K"), ("dontneed", "4K")])
     func trackingOfAMemoryFile(how: (method: String, pageSize: String)) throws {
       try trackMemoryFile(how)

@@ -8,7 +8,7 @@ import Testing
 
 extension FaultInjection {
   /// Seeds that go into the memory itself: what a process that died has left there is stale soon.
-  @Suite("Cases with seeds in place")
+  @Suite("Cases with seeds in place", .needsSmallSharedPages)
   struct InPlaceCases {
     @Test("case 3: a link that is lost in each of two rounds", arguments: [1, 2])
     func lostInRounds(bulkConnections: Int) throws {

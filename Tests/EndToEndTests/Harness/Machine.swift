@@ -1,6 +1,7 @@
 import Glibc
 import GuestKit
 package import Session
+internal import System
 package import Testing
 
 /// What this machine offers.
@@ -18,6 +19,15 @@ package enum Machine {
 }
 
 extension Trait where Self == ConditionTrait {
+  /// Shared memory that may get transparent huge pages is neither seeded in place nor tracked.
+  package static var needsSmallSharedPages: Self {
+    let setting = FileSystem.text(
+      ofSmallFile: "/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    return .enabled(
+      if: setting.map { $0.contains("[never]") || $0.contains("[deny]") } ?? true,
+      "needs shared memory without transparent huge pages (shmem_enabled: never)")
+  }
+
   package static var needsHugePages: Self {
     let needed = Machine.neededHugePageCount
     return .enabled(
