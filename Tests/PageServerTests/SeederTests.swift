@@ -18,6 +18,8 @@ final class ScriptedLog: DirtyLog {
     var isWatching = false
     var hasFailed = false
     var earliestLook: Instant?
+    /// How often it was asked for that.
+    var askedCount = 0
   }
   let state = Lock(State())
   let pageCount: Int
@@ -27,7 +29,12 @@ final class ScriptedLog: DirtyLog {
   /// By 4 KiB of the image.
   func write(_ pages: some Sequence<Int>) { state.withLock { $0.written.formUnion(pages) } }
 
-  var earliestLook: Instant? { state.withLock(\.earliestLook) }
+  var earliestLook: Instant? {
+    state.withLock { state in
+      state.askedCount += 1
+      return state.earliestLook
+    }
+  }
 
   func startDirtyLog() throws(VMMError) {
     state.withLock { state in

@@ -75,7 +75,8 @@ struct CompareModes: ParsableCommand {
     SignalSource.ignoreBrokenPipes()
     let runner = Runner(
       demo: demo, memory: memory, vcpus: vcpus, noise: noise, maxTime: maxTime)
-    print(Row.header)
+    // A row is there as soon as it is known, also in a file.
+    StandardStream.output.write(Row.header + "\n")
     for name in link {
       let link = try runner.link(named: name)
       for percent in load {
@@ -91,11 +92,10 @@ struct CompareModes: ParsableCommand {
           }
         }
         for kind in kinds {
-          print(
-            Row(
-              link: link.name, percent: percent, mode: label(of: kind), runs: runs[kind] ?? [],
-              rounds
-            ).line)
+          let row = Row(
+            link: link.name, percent: percent, mode: label(of: kind), runs: runs[kind] ?? [],
+            rounds)
+          StandardStream.output.write(row.line + "\n")
         }
       }
     }
