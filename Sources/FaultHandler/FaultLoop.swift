@@ -85,6 +85,7 @@ struct FaultLoop: ~Copyable {
 
   /// Runs until the session wants the thread to end.
   mutating func run() {
+    plane.installer.filling.claimPrecedence()
     do throws(RingError) {
       try ring.activate()
       var completions = CompletionBatch()

@@ -48,7 +48,7 @@ enum PageOrigin: Hashable, Sendable { case demand, push }
 /// lock*: reading a REMOVE lets the guest's madvise go on, and a fill that was decided before must
 /// not come after (kernel fact 6). No hold is longer than a read of 64 messages, one fill of 64 KiB
 /// or of one huge page, or a look at `scanPageCount` states; before faults are answered, than to
-/// take `takeOutPageCount` pages out of the memory.
+/// take `takeOutPageCount` pages out of the memory. The fault thread waits for one hold at most.
 final class PageInstaller: Sendable {
   /// Bounds the states looked at in one hold of the lock: some tens of microseconds.
   static let scanPageCount = 16_384
@@ -60,7 +60,7 @@ final class PageInstaller: Sendable {
   let userfault: UserfaultHandle
   /// One huge page of zeros where the image has huge pages: they have no ZEROPAGE.
   let zeros: [UInt8]
-  let filling: Lock<Filling>
+  let filling: PrecedenceLock<Filling>
   /// Where seeds wait; nil where none come.
   let stage: Stage?
   /// Held while seeds are settled.
@@ -163,7 +163,7 @@ final class PageInstaller: Sendable {
     let hasHugePages = document.layout.regions.contains { $0.pageSize == .huge }
     zeros = [UInt8](repeating: 0, count: hasHugePages ? PageSize.huge.byteCount : 0)
     let pageCount = Int(document.layout.totalPageCount.rawValue)
-    filling = Lock(
+    filling = PrecedenceLock(
       Filling(
         ledger: ledger, zeroSeeds: stage.map { _ in PageBitmap(pageCount: pageCount) },
         seeding: stage == nil ? .over : .coming, demandLatency: demandLatency))

@@ -17,6 +17,8 @@ public struct SeedRoundResult: Hashable, Sendable {
   public var writtenNanoseconds: UInt64
   /// A round trip of the link, with which each round ends; nil while none was measured.
   public var roundTripNanoseconds: UInt64?
+  /// How long it took to ask what was written.
+  public var lookNanoseconds: UInt64 = 0
 
   /// A result with all its parts, but that all was written during the whole of the round.
   public init(
@@ -54,7 +56,7 @@ public struct SeedRoundResult: Hashable, Sendable {
 
 /// Why the rounds have come to an end.
 public enum SwitchReason: String, CaseIterable, Hashable, Sendable {
-  /// What is left would be sent within the downtime target.
+  /// The VM would stand still for no longer than the downtime target.
   case fits = "what is left fits the downtime target"
   /// The guest writes as fast as the link carries, or faster: another round gains nothing.
   case outrun = "the guest writes faster than the link carries"
@@ -91,7 +93,8 @@ public enum LimitAction: String, CaseIterable, Hashable, Sendable {
 
 /// When the rounds may end; the defaults are those of the command line.
 public struct SwitchLimits: Hashable, Sendable {
-  /// How long the VM may stand still for what is left, in nanoseconds.
+  /// How long the VM may stand still, in nanoseconds; see `SwitchRule.predictedNanoseconds` for
+  /// what counts.
   public var downtimeNanoseconds: UInt64
   /// How many rounds at most; at least 1, the first of which sends all memory. nil for any number.
   /// A guest that is still not there after thirty will not be.
@@ -136,6 +139,8 @@ public struct SwitchRule: Sendable {
   public private(set) var roundCount: UInt64 = 0
   /// Bytes in a second that the link carries, as far as the rounds have shown; nil before that.
   private var bandwidth: Double?
+  /// What the last round says of a pause behind it.
+  private var outlook = Outlook()
   private var smallestRemaining: UInt64?
   private var roundsWithoutGain = 0
   /// What the round under way has to send; nil in the first.
@@ -162,6 +167,7 @@ public struct SwitchRule: Sendable {
     noteHalving(round, isMixed: isMixed)
     isRoundMixed = false
     if !isMixed { noteBandwidth(of: round) }
+    outlook = Outlook(round)
     if fits(round.dirtiedByteCount) { return .switchOver(.fits) }
     let obstacle = isMixed ? nil : obstacle(to: round)
     if let obstacle, limits.atLimit == nil { return .switchOver(obstacle) }
@@ -179,6 +185,7 @@ public struct SwitchRule: Sendable {
       bandwidth = max(bandwidth ?? 0, measured)
     }
     isRoundMixed = false
+    outlook = Outlook(round)
     if limits.atLimit != nil, fits(round.dirtiedByteCount) { return .switchOver(.fits) }
     return limitReached(limit)
   }
@@ -207,15 +214,51 @@ public struct SwitchRule: Sendable {
   }
 
   private func fits(_ remaining: UInt64) -> Bool {
-    predictedNanoseconds(for: remaining).map { $0 <= limits.downtimeNanoseconds } ?? false
+    guard let transfer = transferNanoseconds(for: remaining) else { return false }
+    let target = limits.downtimeNanoseconds
+    // A pause that is longer than the target without anything to send comes to it all the same.
+    return transfer <= target - min(outlook.pauseNanoseconds, target / 2)
   }
 
-  /// How long the link would take for so many bytes; nil while its rate is not known.
+  /// How long the VM would stand still behind the last round, which has left so many bytes: for
+  /// these and what the guest writes until it is stopped, and for the pause itself. nil while the
+  /// link's rate is not known.
+  ///
+  /// The pause itself is the last look, which takes as long as the one before; one and a half round
+  /// trips (device state and PREPARED, GO); and `handOverNanoseconds`. Of the downtime target it
+  /// takes no more than half away from what is left.
   public func predictedNanoseconds(for remaining: UInt64) -> UInt64? {
+    guard let transfer = transferNanoseconds(for: remaining) else { return nil }
+    let (sum, isTooLong) = transfer.addingReportingOverflow(outlook.pauseNanoseconds)
+    return isTooLong ? .max : sum
+  }
+
+  /// What both VMMs and both journals take of a pause: to stop the VM, to save, load and start it,
+  /// and to write down twice who has it. Measured with a small VM as 8 ms; nothing tells it before.
+  public static let handOverNanoseconds: UInt64 = 10_000_000
+
+  private func transferNanoseconds(for remaining: UInt64) -> UInt64? {
     if remaining == 0 { return 0 }
     guard let bandwidth, bandwidth > 0 else { return nil }
     // Rounded up: what is foretold to fit does.
-    return UInt64(exactly: (Double(remaining) * 1e9 / bandwidth).rounded(.up)) ?? .max
+    let bytes = Double(remaining) + outlook.lateByteCount
+    return UInt64(exactly: (bytes * 1e9 / bandwidth).rounded(.up)) ?? .max
+  }
+
+  private struct Outlook {
+    /// Before the first round.
+    var pauseNanoseconds = SwitchRule.handOverNanoseconds
+    /// What the guest writes in the round trip in which it is told what is stale already.
+    var lateByteCount = 0.0
+
+    init() {}
+
+    init(_ round: SeedRoundResult) {
+      let roundTrip = round.roundTripNanoseconds ?? 0
+      let pause = Double(roundTrip) * 1.5 + Double(round.lookNanoseconds)
+      pauseNanoseconds += UInt64(exactly: pause.rounded()) ?? .max / 2
+      lateByteCount = (round.dirtyRate ?? 0) * Double(roundTrip) / 1e9
+    }
   }
 
   /// A round was lost with its link, before the destination had taken in all of it; so many bytes

@@ -9,7 +9,8 @@ public struct SeedRoundNote: Hashable, Sendable {
   public var result: SeedRoundResult
   /// What follows it.
   public var verdict: RoundVerdict
-  /// How long the VM would stand still for what is left; nil while the link's rate is not known.
+  /// How long the VM would stand still if it were stopped now; nil while the link's rate is not
+  /// known.
   public var predictedDowntimeNanoseconds: UInt64?
   /// How much of its processor time the guest loses from then on, in percent.
   public var throttlePercent = 0
@@ -17,8 +18,6 @@ public struct SeedRoundNote: Hashable, Sendable {
   public var throttleMeans: ThrottleMeans?
   /// Who tells what it writes.
   public var tracking = WriteTracking.vmm
-  /// How long it took to ask.
-  public var lookNanoseconds: UInt64 = 0
   /// How long the VM stood still for the looks at what it wrote, this round's and those before it
   /// that no round has told; 0 where it runs on meanwhile.
   public var lookPauseNanoseconds: UInt64 = 0

@@ -186,9 +186,15 @@ final class Seeder: Sendable {
     looks.lookedLast(dirty, at: lookStart)
     dirty.formUnion(looks.stale)
     dirty.formUnion(outcome.unsent)
-    var note = judge(dirty, looks, outcome, from: start, to: end, roundTrip: roundTrip)
-    note.lookNanoseconds = lookNanoseconds
-    return note
+    var result = SeedRoundResult(
+      sentByteCount: outcome.sentByteCount, nanoseconds: end.nanoseconds(since: start),
+      dirtiedByteCount: layout.byteCount(of: dirty), roundTripNanoseconds: roundTrip,
+      savedByteCount: outcome.savedByteCount)
+    result.lookNanoseconds = lookNanoseconds
+    let (written, stretch) = looks.written(inLast: result.nextRoundNanoseconds)
+    result.writtenByteCount = layout.byteCount(of: written)
+    result.writtenNanoseconds = stretch
+    return judge(dirty, result, stoppedBy: outcome.stopReason, at: end)
   }
 
   /// A look for which the VM stands still comes no sooner than it may, unless the rounds are over.
@@ -351,21 +357,14 @@ final class Seeder: Sendable {
   }
 
   private func judge(
-    _ dirty: PageBitmap, _ looks: RoundLooks, _ outcome: RoundOutcome, from start: Instant,
-    to end: Instant, roundTrip: UInt64?
+    _ dirty: PageBitmap, _ result: SeedRoundResult, stoppedBy stopReason: SwitchReason?,
+    at end: Instant
   ) -> SeedRoundNote {
-    var result = SeedRoundResult(
-      sentByteCount: outcome.sentByteCount, nanoseconds: end.nanoseconds(since: start),
-      dirtiedByteCount: layout.byteCount(of: dirty), roundTripNanoseconds: roundTrip,
-      savedByteCount: outcome.savedByteCount)
-    let (written, stretch) = looks.written(inLast: result.nextRoundNanoseconds)
-    result.writtenByteCount = layout.byteCount(of: written)
-    result.writtenNanoseconds = stretch
-    return state.withLock { state in
+    state.withLock { state in
       state.pending = dirty
       let elapsed = state.started.map { end.nanoseconds(since: $0) } ?? 0
       let verdict: RoundVerdict =
-        switch outcome.stopReason {
+        switch stopReason {
         case nil: state.rule.roundEnded(result, elapsedNanoseconds: elapsed)
         case .told: .switchOver(.told)
         case .some(let limit): state.rule.roundStopped(result, by: limit)

@@ -111,7 +111,6 @@ extension SourceSession {
     let backing = backing
     let seeder = seeder
     let plane = plane
-    let seedWorker = seedWorker
     let lookPause = lookPause
     onVMM {
       var discardPageCount = PageCount.zero
@@ -123,7 +122,6 @@ extension SourceSession {
         if let seeder, let plane {
           let start = MonotonicClock.now()
           let final = try seeder.finish()
-          _ = seedWorker.run { seeder.stopLog() }
           plane.discard(final.stale, keeping: final.fresh)
           discardPageCount = PageCount(final.stale.setCount)
           scanNanoseconds = MonotonicClock.now().nanoseconds(since: start)
@@ -142,9 +140,12 @@ extension SourceSession {
 
   private func resumeVM() {
     let lookPause = lookPause
+    let seeder = seeder
+    let seedWorker = seedWorker
     onVMM {
       do throws(VMMError) {
         try lookPause.resume()
+        if let seeder { _ = seedWorker.run { seeder.stopLog() } }
         return .resumed
       } catch {
         return .resumeFailed(Refusal(.vmm, "\(error)"))
@@ -203,8 +204,11 @@ extension SourceSession {
 
   private func disableVM() {
     let frontEnd = configuration.frontEnd
+    let seeder = seeder
     if let seeder { _ = seedWorker.run { seeder.forgetSeeds() } }
     onVMM {
+      // Only now: it takes a VMM milliseconds, which were the guest's while it stood still.
+      seeder?.stopLog()
       do throws(VMMError) {
         try frontEnd.disable()
         return .disabled

@@ -55,8 +55,7 @@ public final class MigrationTrace {
 
   /// A round has ended just now.
   public func round(
-    _ number: UInt64, _ result: SeedRoundResult, lookNanoseconds: UInt64, verdict: String,
-    now: Instant
+    _ number: UInt64, _ result: SeedRoundResult, verdict: String, now: Instant
   ) {
     let start = Instant(nanoseconds: now.nanoseconds - min(now.nanoseconds, result.nanoseconds))
     file?.slice(
@@ -64,7 +63,7 @@ public final class MigrationTrace {
       [
         "sent": Amounts.bytes(result.sentByteCount),
         "written meanwhile": Amounts.bytes(result.dirtiedByteCount), "verdict": verdict,
-        "look": Amounts.duration(nanoseconds: lookNanoseconds),
+        "look": Amounts.duration(nanoseconds: result.lookNanoseconds),
       ])
     if let rate = result.dirtyRate { file?.count("written by the guest, bytes/s", UInt64(rate)) }
   }

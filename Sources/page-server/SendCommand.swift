@@ -356,7 +356,7 @@ extension SendCommand {
       dirtyBytesPerSecond: whole(note.result.dirtyRate),
       predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds,
       throttlePercent: note.throttlePercent, throttleMeans: note.throttleMeans?.rawValue,
-      tracking: note.tracking.rawValue, lookNanoseconds: note.lookNanoseconds,
+      tracking: note.tracking.rawValue, lookNanoseconds: note.result.lookNanoseconds,
       lookPauseNanoseconds: note.lookPauseNanoseconds > 0 ? note.lookPauseNanoseconds : nil)
   }
 

@@ -78,7 +78,7 @@ final class SendReporter {
     let lookPause = (rounds?.lookPauseNanoseconds ?? 0) + note.lookPauseNanoseconds
     rounds = RoundsTally(
       count: note.number, tracking: note.tracking.rawValue,
-      longestLookNanoseconds: max(note.lookNanoseconds, rounds?.longestLookNanoseconds ?? 0),
+      longestLookNanoseconds: max(result.lookNanoseconds, rounds?.longestLookNanoseconds ?? 0),
       throttlePercent: note.throttlePercent,
       throttleMeans: note.throttleMeans?.rawValue,
       predictedDowntimeNanoseconds: note.predictedDowntimeNanoseconds,
@@ -102,8 +102,7 @@ final class SendReporter {
     if note.verdict != .goOn(obstacle: nil) { text += "; \(verdict)" }
     // A guest that does not come to fit has hundreds of rounds a second: not each is news.
     let now = MonotonicClock.now()
-    trace.round(
-      note.number, result, lookNanoseconds: note.lookNanoseconds, verdict: verdict, now: now)
+    trace.round(note.number, result, verdict: verdict, now: now)
     let isNews =
       if case .goOn = note.verdict { now >= nextRoundTold } else { true }
     if isNews { nextRoundTold = now.advanced(byNanoseconds: Self.roundRestNanoseconds) }

@@ -65,9 +65,10 @@ struct TraceFileTests {
     trace.linkLost("silence, \"quoted\"")
     trace.linkRestored()
     trace.linkRestored()
-    trace.round(
-      1, SeedRoundResult(sentByteCount: 4096, nanoseconds: 5_000_000, dirtiedByteCount: 8192),
-      lookNanoseconds: 1_000_000, verdict: "going on", now: MonotonicClock.now())
+    var round = SeedRoundResult(
+      sentByteCount: 4096, nanoseconds: 5_000_000, dirtiedByteCount: 8192)
+    round.lookNanoseconds = 1_000_000
+    trace.round(1, round, verdict: "going on", now: MonotonicClock.now())
     trace.progress(
       ProgressSample(
         vm: "web", phase: "seeding", elapsedNanoseconds: 1, donePageCount: 2, totalPageCount: 5,
