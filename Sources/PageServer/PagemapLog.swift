@@ -205,7 +205,7 @@ final class PagemapLog: DirtyLog {
   func fetchFinalDirtyLog() throws(VMMError) -> [UInt8] {
     try forgettingOnError { () throws(VMMError) in
       _ = try neededPause(.fetchDirtyLog)
-      let found = try look()
+      let found = try look(isLast: true)
       _ = try neededPause(.fetchDirtyLog)
       return found.bits
     }
@@ -222,7 +222,7 @@ final class PagemapLog: DirtyLog {
     }
   }
 
-  private func look() throws(VMMError) -> ImagePageSet {
+  private func look(isLast: Bool = false) throws(VMMError) -> ImagePageSet {
     var found = ImagePageSet(layout)
     do throws(UFFDError) {
       try state.withLock { state throws(UFFDError) in
@@ -230,7 +230,7 @@ final class PagemapLog: DirtyLog {
           // The last look failed, or what followed it.
           throw UFFDError(.scanPagemap, errno: .noSuchEntry)
         }
-        try collect(from: &tracker, into: &found)
+        try collect(from: &tracker, isLast: isLast, into: &found)
         state.tracker = consume tracker
       }
     } catch {
@@ -247,10 +247,10 @@ final class PagemapLog: DirtyLog {
   }
 
   private func collect(
-    from tracker: inout DirtyTracker, into found: inout ImagePageSet
+    from tracker: inout DirtyTracker, isLast: Bool, into found: inout ImagePageSet
   ) throws(UFFDError) {
     var unmapped: [Range<UInt64>] = []
-    try tracker.collect { run, kind in
+    try tracker.collect(isLast: isLast) { run, kind in
       forEachPart(of: run) { part in
         if kind == .unpopulated, watched != nil {
           unmapped.append(part)

@@ -181,9 +181,9 @@ private struct FileView: ~Copyable, Sendable {
       start: HostAddress(rawValue: base + range.lowerBound),
       end: HostAddress(rawValue: base + range.upperBound))
     try ours.scanAll(addresses, for: PagemapQuestion(required: .isPresent), into: &runs) {
-      let start = $0.start.rawValue - base
+      let start = $0.range.start.rawValue - base
       if position < start { absent.append(position..<start) }
-      position = $0.end.rawValue - base
+      position = $0.range.end.rawValue - base
     }
     if position < range.upperBound { absent.append(position..<range.upperBound) }
     return absent
@@ -226,7 +226,7 @@ private struct FileView: ~Copyable, Sendable {
       // What is not found is told at the next look.
       try? vmms.scanAll(
         addresses, for: PagemapQuestion(required: .isPresent), into: &runs
-      ) { found.append($0.start.rawValue &- shift..<$0.end.rawValue &- shift) }
+      ) { found.append($0.range.start.rawValue &- shift..<$0.range.end.rawValue &- shift) }
     }
     return found
   }

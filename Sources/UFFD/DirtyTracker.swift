@@ -73,49 +73,49 @@ public struct DirtyTracker: ~Copyable, Sendable {
   }
 
   /// Reports everything on the first round, and on later ones what was written since the last; what
-  /// it reports as written it protects in the same atomic step.
+  /// it reports as written it protects in the same atomic step, but for the last round, behind
+  /// which nobody asks again.
   ///
-  /// Written runs of a range come before its holes, each in the order of addresses. A page that is
-  /// written during the round is reported now, in the next round, or in both; so the last round is
-  /// one with the process stopped. ENOENT, thrown, when a range is not wholly mapped and tracked.
-  /// After a throw, what was reported so far may be protected already: start over with a new
-  /// tracker and a full copy.
+  /// A page that is written during the round is reported now, in the next round, or in both; so the
+  /// last round is one with the process stopped. ENOENT or EPERM, thrown, when a range is not
+  /// wholly mapped and tracked. After a throw, what was reported so far may be protected already:
+  /// start over with a new tracker and a full copy.
   public mutating func collect(
-    _ report: (HostRange, DirtyKind) -> Void
+    isLast: Bool = false, _ report: (HostRange, DirtyKind) -> Void
   ) throws(UFFDError) {
     for position in ranges.indices {
-      try checkIsTracked(ranges[position].range)
-      try scan(
-        ranges[position].range, for: PagemapQuestion(required: .isWritten), protecting: true
-      ) { report($0, .written) }
-      try collectHoles(at: position, report)
+      if !isLast {
+        let question = PagemapQuestion(required: .isWritten)
+        try scanner.scanAll(
+          ranges[position].range, for: question, protecting: true, into: &runs
+        ) { report($0.range, .written) }
+      }
+      // Behind the scan: a hole that was filled between the two would count as one still.
+      try survey(at: position, reportsWritten: isLast, report)
     }
   }
 
-  /// The scan passes over what is not mapped without a word; we do not.
-  private mutating func checkIsTracked(_ range: HostRange) throws(UFFDError) {
-    var byteCount = ByteCount.zero
-    try scan(range, for: PagemapQuestion(required: .isTracked)) {
-      byteCount = byteCount + $0.byteCount
-    }
-    guard byteCount == range.byteCount else {
-      throw UFFDError(.scanPagemap, range: range, errno: .noSuchEntry)
-    }
-  }
-
+  /// Looks at each page once, to see that all are tracked, which are holes, and which are written.
+  ///
   /// A page table's entry is written, present or, as the mark of a protected page that is not
   /// there, swapped. Only where there is no page table it is none of these. Where such marks
-  /// outlive their pages, they are asked for as well.
-  private mutating func collectHoles(
-    at position: Int, _ report: (HostRange, DirtyKind) -> Void
+  /// outlive their pages, they count as holes as well.
+  private mutating func survey(
+    at position: Int, reportsWritten: Bool, _ report: (HostRange, DirtyKind) -> Void
   ) throws(UFFDError) {
     let range = ranges[position].range
     let known = ranges[position].holes
     let reportsKnown = memory != .privateAnonymous
     var holes = PageBitmap(pageCount: known.pageCount)
-    var question = PagemapQuestion(required: .isTracked, excluded: [.isWritten, .isPresent])
-    if memory != .privateFile { question.excluded.insert(.isSwapped) }
-    try scan(range, for: question) { run in
+    var trackedByteCount = ByteCount.zero
+    var filled: PageCategories = [.isWritten, .isPresent]
+    if memory != .privateFile { filled.insert(.isSwapped) }
+    let question = PagemapQuestion(required: .isTracked, reported: filled)
+    try scanner.scanAll(range, for: question, into: &runs) { found in
+      let run = found.range
+      trackedByteCount = trackedByteCount + run.byteCount
+      if reportsWritten, found.categories.contains(.isWritten) { report(run, .written) }
+      guard found.categories.isEmpty else { return }
       var start = run.start
       while start < run.end {
         let block = Self.block(of: start, countedFrom: range.start)
@@ -127,14 +127,11 @@ public struct DirtyTracker: ~Copyable, Sendable {
         start = end
       }
     }
+    // The scan passes over what is not mapped without a word; we do not.
+    guard trackedByteCount == range.byteCount else {
+      throw UFFDError(.scanPagemap, range: range, errno: .noSuchEntry)
+    }
     ranges[position].holes = holes
-  }
-
-  private mutating func scan(
-    _ range: HostRange, for question: PagemapQuestion, protecting: Bool = false,
-    _ body: (HostRange) -> Void
-  ) throws(UFFDError) {
-    try scanner.scanAll(range, for: question, protecting: protecting, into: &runs, body)
   }
 
   private static func block(of address: HostAddress, countedFrom start: HostAddress) -> Int {

@@ -47,6 +47,58 @@ extension UFFDTests {
       #expect(try tracker.collectPages(of: memory) == [])
     }
 
+    /// It finds what a round finds, holes and all, in one pass; and protects nothing, so that the
+    /// next round finds the same.
+    @Test(arguments: MemoryKind.allCases)
+    func theLastRoundProtectsNothing(_ kind: MemoryKind) throws {
+      let descriptor = try UserfaultDescriptor(requiring: tracking)
+      let memory = try TestMemory(kind, pageCount: 8)
+      _ = try descriptor.handle.register(memory.range, modes: .writeProtect)
+      for index in 0..<6 { memory.pages(index).start.store(1) }
+      for capacity in [1, PagemapRunBuffer.defaultCapacity] {
+        var tracker = try memory.tracker(runCapacity: capacity)
+        _ = try tracker.collectPages(of: memory)
+        for index in [0, 2, 3, 7] { memory.pages(index).start.store(2) }
+        #expect(try tracker.collectPages(of: memory, .written, isLast: true) == [0, 2, 3, 7])
+        #expect(try tracker.collectPages(of: memory, .written, isLast: true) == [0, 2, 3, 7])
+        #expect(try tracker.collectPages(of: memory, .written) == [0, 2, 3, 7])
+        #expect(try tracker.collectPages(of: memory, .written, isLast: true) == [])
+      }
+    }
+
+    /// More runs than the kernel and the buffer take at once, one page each.
+    @Test(arguments: [MemoryKind.anonymous, .shmem, .privateShmem])
+    func scatteredPagesAreAllFound(_ kind: MemoryKind) throws {
+      let descriptor = try UserfaultDescriptor(requiring: tracking)
+      let memory = try TestMemory(kind, pageCount: 16_384)
+      _ = try descriptor.handle.register(memory.range, modes: .writeProtect)
+      for index in 0..<16_384 { memory.pages(index).start.store(1) }
+      let odd = Set(stride(from: 1, to: 16_384, by: 2))
+      for capacity in [1, 512, 700, PagemapRunBuffer.defaultCapacity] {
+        var tracker = try memory.tracker(runCapacity: capacity)
+        _ = try tracker.collectPages(of: memory)
+        for index in odd { memory.pages(index).start.store(2) }
+        #expect(try tracker.collectPages(of: memory, isLast: true) == odd)
+        #expect(try tracker.collectPages(of: memory) == odd)
+      }
+    }
+
+    /// The kernel begins anew behind each 512 runs, and says at the end where it last did.
+    @Test func noPageIsToldTwice() throws {
+      let memory = try TestMemory(.anonymous, pageCount: 2048)
+      let odd = Array(stride(from: 1, to: 2048, by: 2))
+      for index in odd { memory.pages(index).start.store(1) }
+      let scanner = try PagemapScanner(processID: getpid())
+      for capacity in [1, 511, 512, 513, 700, 1024, 4096] {
+        var runs = PagemapRunBuffer(capacity: capacity)
+        var found: [HostRange] = []
+        try scanner.scanAll(
+          memory.range, for: PagemapQuestion(required: .isPresent), into: &runs
+        ) { found.append($0.range) }
+        #expect(found == odd.map { memory.pages($0) }, "\(capacity)")
+      }
+    }
+
     /// A write by the kernel on the process's behalf counts.
     @Test(arguments: MemoryKind.allCases)
     func whatASystemCallWritesIsSeen(_ kind: MemoryKind) throws {
@@ -116,13 +168,22 @@ extension UFFDTests {
 
       // Anonymous holes that stay holes are told once.
       if kind == .anonymous { #expect(try tracker.collectPages(of: memory) == []) }
+
+      // Once more, for the last round.
+      for page in first..<first + 512 { memory.pages(page).start.store(3) }
+      _ = try tracker.collectPages(of: memory)
+      #expect(stretch.advise(MADV_DONTNEED) == 0)
+      let last = try tracker.collectPages(of: memory, isLast: true)
+      if !kind.isShared { #expect(last.isSuperset(of: first..<first + 512)) }
     }
 
     @Test func whatIsNotTrackedIsAnError() throws {
       let memory = try TestMemory(.anonymous)
       var untracked = try memory.tracker()
       let expected = UFFDError(.scanPagemap, range: memory.range, errno: .noSuchEntry)
-      #expect(throws: expected) { try untracked.collect { _, _ in } }
+      let refused = UFFDError(.scanPagemap, range: memory.range, errno: .notPermitted)
+      #expect(throws: refused) { try untracked.collect { _, _ in } }
+      #expect(throws: expected) { try untracked.collect(isLast: true) { _, _ in } }
 
       let descriptor = try UserfaultDescriptor(requiring: tracking)
       _ = try descriptor.handle.register(memory.range, modes: .writeProtect)
@@ -131,6 +192,7 @@ extension UFFDTests {
       // A part that goes away is not passed over.
       #expect(memory.unmap(memory.pages(2)) == 0)
       #expect(throws: expected) { try tracker.collect { _, _ in } }
+      #expect(throws: expected) { try tracker.collect(isLast: true) { _, _ in } }
     }
 
     /// Without WP_ASYNC a scan that protects is refused.
@@ -199,12 +261,12 @@ extension TestMemory {
 extension DirtyTracker {
   /// One round: the pages of the memory that it reports, of one kind or of both.
   mutating func collectPages(
-    of memory: borrowing TestMemory, _ wanted: DirtyKind? = nil
+    of memory: borrowing TestMemory, _ wanted: DirtyKind? = nil, isLast: Bool = false
   ) throws -> Set<Int> {
     let base = memory.base
     let size = memory.kind.pageSize.byteCount
     var pages: Set<Int> = []
-    try collect { range, kind in
+    try collect(isLast: isLast) { range, kind in
       guard wanted == nil || wanted == kind else { return }
       let first = Int(base.distance(to: range.start).rawValue) / size
       let end = (Int(base.distance(to: range.end).rawValue) + size - 1) / size
