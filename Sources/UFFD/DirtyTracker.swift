@@ -107,13 +107,15 @@ public struct DirtyTracker: ~Copyable, Sendable {
     let known = ranges[position].holes
     let reportsKnown = memory != .privateAnonymous
     var holes = PageBitmap(pageCount: known.pageCount)
-    var trackedByteCount = ByteCount.zero
+    // All before this is tracked. The scan passes over what is not mapped without a word, and may
+    // tell of what it has told before.
+    var trackedEnd = range.start
     var filled: PageCategories = [.isWritten, .isPresent]
     if memory != .privateFile { filled.insert(.isSwapped) }
     let question = PagemapQuestion(required: .isTracked, reported: filled)
     try scanner.scanAll(range, for: question, into: &runs) { found in
       let run = found.range
-      trackedByteCount = trackedByteCount + run.byteCount
+      if run.start <= trackedEnd { trackedEnd = max(trackedEnd, run.end) }
       if reportsWritten, found.categories.contains(.isWritten) { report(run, .written) }
       guard found.categories.isEmpty else { return }
       var start = run.start
@@ -127,8 +129,7 @@ public struct DirtyTracker: ~Copyable, Sendable {
         start = end
       }
     }
-    // The scan passes over what is not mapped without a word; we do not.
-    guard trackedByteCount == range.byteCount else {
+    guard trackedEnd == range.end else {
       throw UFFDError(.scanPagemap, range: range, errno: .noSuchEntry)
     }
     ranges[position].holes = holes

@@ -68,25 +68,20 @@ public struct PagemapScanner: ~Copyable, Sendable {
     return HostAddress(rawValue: argument.walk_end)
   }
 
-  /// Calls `body` for all runs of `range` that answer `question`, in the order of addresses,
-  /// however many scans that takes. No page is told twice.
+  /// Calls `body` for all runs of `range` that answer `question`, however many scans that takes.
+  ///
+  /// A page can be told twice: behind 512 runs the kernel goes on by itself, and when it then comes
+  /// to the end it still says that it came as far as those (`do_pagemap_scan`, Linux 6.18,
+  /// fs/proc/task_mmu.c). Each time it tells what was so at that time, and has protected just that:
+  /// nothing may be left out because what lies around it was told before.
   public borrowing func scanAll(
     _ range: HostRange, for question: PagemapQuestion, protecting: Bool = false,
     into buffer: inout PagemapRunBuffer, _ body: (PagemapRun) -> Void
   ) throws(UFFDError) {
     var rest = range
-    var told = range.start
     while rest.byteCount > .zero {
       let reached = try scan(rest, for: question, protecting: protecting, into: &buffer)
-      for position in 0..<buffer.count {
-        let run = buffer[position]
-        // Behind 512 runs the kernel goes on by itself, and when it then comes to the end it still
-        // says that it came as far as those (`do_pagemap_scan`, Linux 6.18, fs/proc/task_mmu.c).
-        let start = max(run.range.start, told)
-        guard start < run.range.end else { continue }
-        told = run.range.end
-        body(PagemapRun(range: HostRange(start: start, end: told), categories: run.categories))
-      }
+      for position in 0..<buffer.count { body(buffer[position]) }
       // Each call ends behind where it began, or the kernel would have us loop for ever.
       guard reached > rest.start, reached <= rest.end else {
         throw UFFDError(.scanPagemap, range: rest, errno: .inputOutput)
