@@ -13,6 +13,28 @@ extension ImageLayout {
     return total
   }
 
+  /// Calls `body` with the bytes of each run of pages, by flat index, that touch a range of the
+  /// image.
+  func forEachRun(
+    of pages: PageBitmap, in range: Range<UInt64>, _ body: (Range<UInt64>) -> Void
+  ) {
+    for region in regions {
+      let base = region.imageOffset.rawValue
+      let part = range.clamped(to: base..<base + region.byteCount.rawValue)
+      guard !part.isEmpty else { continue }
+      let size = UInt64(region.pageSize.byteCount)
+      let first = flatIndex(of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
+      var position = first + Int((part.lowerBound - base) / size)
+      // Rounded up: a page is touched by any part of it.
+      let end = first + Int((part.upperBound - base + size - 1) / size)
+      while let run = pages.nextRun(from: position, before: end, limit: end - position) {
+        let start = base + UInt64(run.lowerBound - first) * size
+        body(start..<start + UInt64(run.count) * size)
+        position = run.upperBound
+      }
+    }
+  }
+
   /// A log, of a bit for each 4 KiB, pages of the image: one small page that was written
   /// makes its huge page written.
   func pages(in bits: [UInt8]) -> PageBitmap {

@@ -18,6 +18,13 @@ struct ImagePageSet {
     for page in pages { bits[page >> 3] |= 1 << UInt8(page & 7) }
   }
 
+  /// Adds those of some pages, by flat index, that lie in a range of the image.
+  mutating func insert(_ pages: PageBitmap, in range: Range<UInt64>, of layout: ImageLayout) {
+    layout.forEachRun(of: pages, in: range) {
+      insert(from: $0.lowerBound, byteCount: UInt64($0.count))
+    }
+  }
+
   /// Adds all pages.
   mutating func insertAll() {
     for position in bits.indices { bits[position] = 0xff }

@@ -22,8 +22,7 @@ extension PagemapLog {
       // Pages of a file on a disk come and go as they like.
       guard let file = backing as? FileBacking, file.isVolatile else { return nil }
       let ofFile = Watched(
-        file: file, device: device, inode: inode, punches: punches,
-        hugePageSetting: hugePageSetting)
+        file: file, device: device, inode: inode, hugePageSetting: hugePageSetting)
       guard let found = try ofFile.pieces(of: layout, processID: processID) else { return nil }
       pieces = found
       memory = .shared
@@ -36,8 +35,8 @@ extension PagemapLog {
       memory = isHuge ? .privateFile : .privateAnonymous
     }
     return PagemapLog(
-      vmName: vmName, processID: processID, layout, pieces, memory, watched: watched,
-      pause: pause, hasDirectIO: hasDirectIO)
+      vmName: vmName, processID: processID, layout, pieces, memory, punches: punches,
+      watched: watched, pause: pause, hasDirectIO: hasDirectIO)
   }
 
   private static func privatePieces(

@@ -20,12 +20,11 @@ final class PagemapLog: DirtyLog {
     var bytes: Range<UInt64> { imageOffset..<imageOffset + range.byteCount.rawValue }
   }
 
-  /// A memory file, and what finds the pages that are punched out of it.
+  /// A memory file, out of which pages can be punched.
   struct Watched: Sendable {
     let file: FileBacking
     let device: UInt64
     let inode: UInt64
-    let punches: PunchWatch
     let hugePageSetting: @Sendable (UInt64, Int32) throws(SystemError) -> String?
   }
 
@@ -34,7 +33,9 @@ final class PagemapLog: DirtyLog {
   private let layout: ImageLayout
   private let pieces: [Piece]
   private let memory: TrackedMemory
-  /// nil for private memory, of which the kernel tells that it is dropped.
+  /// Told of what is sent.
+  private let punches: PunchWatch
+  /// nil for private memory.
   private let watched: Watched?
   private let pause: LookPause?
   private let hasDirectIO: @Sendable (Int32) throws(SystemError) -> Bool
@@ -46,7 +47,7 @@ final class PagemapLog: DirtyLog {
 
   init(
     vmName: String, processID: Int32, _ layout: ImageLayout, _ pieces: [Piece],
-    _ memory: TrackedMemory, watched: Watched? = nil, pause: LookPause?,
+    _ memory: TrackedMemory, punches: PunchWatch, watched: Watched? = nil, pause: LookPause?,
     hasDirectIO: @escaping @Sendable (Int32) throws(SystemError) -> Bool
   ) {
     self.vmName = vmName
@@ -54,6 +55,7 @@ final class PagemapLog: DirtyLog {
     self.layout = layout
     self.pieces = pieces
     self.memory = memory
+    self.punches = punches
     self.watched = watched
     self.pause = pause
     self.hasDirectIO = hasDirectIO
@@ -90,7 +92,7 @@ final class PagemapLog: DirtyLog {
     do throws(UFFDError) {
       try begin()
     } catch {
-      watched?.punches.end()
+      punches.end()
       let isUnregistered = error.errno == .noSuchEntry || error.errno == .notPermitted
       throw self.error(
         .startDirtyLog,
@@ -100,7 +102,7 @@ final class PagemapLog: DirtyLog {
             : "\(error); it needs Linux 6.7"))
     }
     do throws(VMMError) { try checkMappings(.startDirtyLog) } catch {
-      watched?.punches.end()
+      punches.end()
       throw error
     }
   }
@@ -174,11 +176,10 @@ final class PagemapLog: DirtyLog {
     }
   }
 
-  /// Of a memory file, where nothing was sent yet.
+  /// Nothing was sent yet.
   private func watch() throws(SystemError) {
-    guard let watched else { return }
-    try watched.punches.begin(
-      watched.file, layout, vmm: PagemapPieces(processID: processID, pieces: pieces))
+    try punches.begin(
+      layout, file: watched?.file, vmm: PagemapPieces(processID: processID, pieces: pieces))
   }
 
   /// What was written since the last time. Everything, when the record was lost and begins anew.
@@ -252,14 +253,13 @@ final class PagemapLog: DirtyLog {
     var unmapped: [Range<UInt64>] = []
     try tracker.collect(isLast: isLast) { run, kind in
       forEachPart(of: run) { part in
-        if kind == .unpopulated, watched != nil {
-          unmapped.append(part)
-        } else {
-          found.insert(from: part.lowerBound, byteCount: UInt64(part.count))
+        switch kind {
+        case .written: found.insert(from: part.lowerBound, byteCount: UInt64(part.count))
+        case .unpopulated: unmapped.append(part)
         }
       }
     }
-    try watched?.punches.look(unmapped: unmapped, into: &found)
+    try punches.look(unmapped: unmapped, of: layout, into: &found)
   }
 
   /// Looks no more. What is protected stays so: the first write to each page ends it.

@@ -3,9 +3,14 @@ internal import Pages
 internal import System
 internal import UFFD
 
-/// Finds what was sent of a memory file and is not in it any more, for a log that is not told of
-/// it: pages that were punched out, whether or not the VM has read them since, which makes new ones
-/// of zeros. Of no use, and of no cost, before `begin`.
+/// Finds what was sent and is not there any more, for a log that is not told of it. Of no use, and
+/// of no cost, before `begin`.
+///
+/// Of all memory: places without a page of which nobody can tell since when they have none. Told is
+/// what went with content; what went as zeros is zeros still.
+///
+/// Of a memory file also pages that were punched out, whether or not the VM has read them since,
+/// which makes new ones of zeros:
 ///
 /// ```
 ///   willSend: pages appear in a mapping of ours ─▶ they are read ─▶ sending: they have content
@@ -28,15 +33,18 @@ internal import UFFD
 final class PunchWatch: Sendable {
   /// Pages that went with content, by flat index.
   private let contents = Lock<PageBitmap?>(nil)
+  /// nil for memory without a file.
   private let view = Lock<FileView?>(nil)
 
-  /// Nothing was sent yet. Huge pages are watched where `vmm` tells that the VMM has them mapped:
-  /// their file cannot tell which it has.
+  /// Nothing was sent yet. Of a file, huge pages are watched where `vmm` tells that the VMM has
+  /// them mapped: the file cannot tell which it has.
   func begin(
-    _ file: FileBacking, _ layout: ImageLayout, vmm: PagemapPieces
+    _ layout: ImageLayout, file: FileBacking?, vmm: PagemapPieces
   ) throws(SystemError) {
-    try view.withLock { view throws(SystemError) in
-      view = try FileView(file, layout, vmm: vmm)
+    if let file {
+      try view.withLock { view throws(SystemError) in
+        view = try FileView(file, layout, vmm: vmm)
+      }
     }
     contents.withLock { $0 = PageBitmap(pageCount: Int(layout.totalPageCount.rawValue)) }
   }
@@ -63,9 +71,10 @@ final class PunchWatch: Sendable {
   /// Adds what is not in the file any more as it was sent; and of `unmapped`, of which nobody can
   /// tell whether it was written (offsets in the image), whatever is not zeros at both ends.
   func look(
-    unmapped: [Range<UInt64>], into found: inout ImagePageSet
+    unmapped: [Range<UInt64>], of layout: ImageLayout, into found: inout ImagePageSet
   ) throws(UFFDError) {
     guard let contents = contents.withLock({ $0 }) else { return }
+    for range in unmapped { found.insert(contents, in: range, of: layout) }
     try view.withLock { view throws(UFFDError) in
       try view?.look(contents, unmapped, &found)
     }
@@ -126,12 +135,11 @@ private struct FileView: ~Copyable, Sendable {
   ) throws(UFFDError) {
     for region in layout.regions {
       for absent in try absentRanges(in: bytes(of: region)) {
-        insert(contents, in: absent, of: region, &found)
+        found.insert(contents, in: absent, of: layout)
       }
       for range in unmapped {
         let range = range.clamped(to: bytes(of: region))
         guard !range.isEmpty else { continue }
-        insert(contents, in: range, of: region, &found)
         // What is a hole now reads as zeros, and what was sent without content was zeros.
         for data in fileData(in: range) {
           found.insert(from: data.lowerBound, byteCount: UInt64(data.count))
@@ -147,7 +155,7 @@ private struct FileView: ~Copyable, Sendable {
       guard let absent = try? absentRanges(in: bytes(of: region)) else { continue }
       for range in absent {
         var wanted: [Range<UInt64>] = []
-        forEachRun(of: pages, in: range, of: region) { wanted.append($0) }
+        layout.forEachRun(of: pages, in: range) { wanted.append($0) }
         for run in wanted {
           for data in data(in: run, of: region) { populate(data) }
         }
@@ -234,32 +242,5 @@ private struct FileView: ~Copyable, Sendable {
   private func bytes(of region: Region) -> Range<UInt64> {
     let start = region.imageOffset.rawValue
     return start..<start + region.byteCount.rawValue
-  }
-
-  private func insert(
-    _ pages: PageBitmap, in range: Range<UInt64>, of region: Region,
-    _ found: inout ImagePageSet
-  ) {
-    forEachRun(of: pages, in: range, of: region) {
-      found.insert(from: $0.lowerBound, byteCount: UInt64($0.count))
-    }
-  }
-
-  /// Calls `body` with the bytes of each run of pages that touch a range of the region.
-  private func forEachRun(
-    of pages: PageBitmap, in range: Range<UInt64>, of region: Region,
-    _ body: (Range<UInt64>) -> Void
-  ) {
-    let base = region.imageOffset.rawValue
-    let size = UInt64(region.pageSize.byteCount)
-    let first = layout.flatIndex(of: PageID(region: region.index, page: PageIndex(rawValue: 0)))
-    var position = first + Int((range.lowerBound - base) / size)
-    // Rounded up: a page is touched by any part of it.
-    let end = first + Int((range.upperBound - base + size - 1) / size)
-    while let run = pages.nextRun(from: position, before: end, limit: end - position) {
-      body(
-        base + UInt64(run.lowerBound - first) * size..<base + UInt64(run.upperBound - first) * size)
-      position = run.upperBound
-    }
   }
 }

@@ -6,17 +6,19 @@ internal import System
 public enum DirtyKind: Hashable, Sendable {
   /// Its pages were written or dropped.
   case written
-  /// Its pages are not mapped, and what the page tables know does not tell whether they changed.
+  /// Its pages are not there, and the page tables do not tell since when: told each round. What was
+  /// never there, or read as zeros when it was sent, has not changed by that.
   case unpopulated
 }
 
 /// What kind of memory a tracker watches: it decides what a place without a page can hold.
 @frozen
 public enum TrackedMemory: Hashable, Sendable {
-  /// Without a file, not shared: what is not there reads as zeros, and dropping counts as written.
+  /// Without a file, not shared: what is not there reads as zeros. Dropping counts as written, but
+  /// where the page table went as well.
   case privateAnonymous
   /// A private mapping of a file, or private huge pages: dropping a page leaves its protection
-  /// mark, so every place that has no page is reported each round.
+  /// mark, so every place that has no page is told as unpopulated.
   case privateFile
   /// Shared: what is not mapped is in the file. A page that is punched out of the file keeps its
   /// mark and is **not** reported, even when it is read and so is there again: whoever tracks such
@@ -35,23 +37,12 @@ public enum TrackedMemory: Hashable, Sendable {
 ///
 /// A stretch of 2 MiB without any page table is passed over by the scan, neither reported nor
 /// protected: of huge pages still in Linux 6.18.44, of others until the kernels of 2026. So each
-/// round asks for such holes too. Of private anonymous memory it reports those that were none the
-/// last time: a hole that stays one reads as zeros still, and a page that is written into one is
-/// not protected and therefore found as written. Of other memory it reports them all: a page may
-/// have been written into a hole and its page table dropped again.
+/// round asks for such holes too, and reports them all: a page may have been written into one,
+/// sent, and dropped again with its page table.
 public struct DirtyTracker: ~Copyable, Sendable {
-  private struct TrackedRange {
-    let range: HostRange
-    /// By block of `holeSize`, the first one being that of the range's start.
-    var holes: PageBitmap
-  }
-
-  /// What one page table covers: the size of the holes.
-  private static let holeSize = PageSize.huge
-
   private let scanner: PagemapScanner
   private let memory: TrackedMemory
-  private var ranges: [TrackedRange]
+  private let ranges: [HostRange]
   private var runs: PagemapRunBuffer
 
   /// Tracks `ranges`, which are not empty, through the pagemap of the process that has them.
@@ -63,12 +54,7 @@ public struct DirtyTracker: ~Copyable, Sendable {
     invariant(ranges.allSatisfy { $0.byteCount > .zero }, "a tracked range is not empty")
     self.scanner = scanner
     self.memory = memory
-    self.ranges = ranges.map { range in
-      let last = HostAddress(rawValue: range.end.rawValue - 1)
-      return TrackedRange(
-        range: range,
-        holes: PageBitmap(pageCount: Self.block(of: last, countedFrom: range.start) + 1))
-    }
+    self.ranges = ranges
     self.runs = PagemapRunBuffer(capacity: runCapacity)
   }
 
@@ -83,15 +69,15 @@ public struct DirtyTracker: ~Copyable, Sendable {
   public mutating func collect(
     isLast: Bool = false, _ report: (HostRange, DirtyKind) -> Void
   ) throws(UFFDError) {
-    for position in ranges.indices {
+    for range in ranges {
       if !isLast {
         let question = PagemapQuestion(required: .isWritten)
-        try scanner.scanAll(
-          ranges[position].range, for: question, protecting: true, into: &runs
-        ) { report($0.range, .written) }
+        try scanner.scanAll(range, for: question, protecting: true, into: &runs) {
+          report($0.range, .written)
+        }
       }
-      // Behind the scan: a hole that was filled between the two would count as one still.
-      try survey(at: position, reportsWritten: isLast, report)
+      // Behind the scan: what is dropped with its page table before it is none of its findings.
+      try survey(range, reportsWritten: isLast, report)
     }
   }
 
@@ -101,12 +87,8 @@ public struct DirtyTracker: ~Copyable, Sendable {
   /// there, swapped. Only where there is no page table it is none of these. Where such marks
   /// outlive their pages, they count as holes as well.
   private mutating func survey(
-    at position: Int, reportsWritten: Bool, _ report: (HostRange, DirtyKind) -> Void
+    _ range: HostRange, reportsWritten: Bool, _ report: (HostRange, DirtyKind) -> Void
   ) throws(UFFDError) {
-    let range = ranges[position].range
-    let known = ranges[position].holes
-    let reportsKnown = memory != .privateAnonymous
-    var holes = PageBitmap(pageCount: known.pageCount)
     // All before this is tracked. The scan passes over what is not mapped without a word, and may
     // tell of what it has told before.
     var trackedEnd = range.start
@@ -117,25 +99,10 @@ public struct DirtyTracker: ~Copyable, Sendable {
       let run = found.range
       if run.start <= trackedEnd { trackedEnd = max(trackedEnd, run.end) }
       if reportsWritten, found.categories.contains(.isWritten) { report(run, .written) }
-      guard found.categories.isEmpty else { return }
-      var start = run.start
-      while start < run.end {
-        let block = Self.block(of: start, countedFrom: range.start)
-        let blockEnd = start.roundedDown(to: Self.holeSize)
-          .advanced(by: ByteCount(Self.holeSize.byteCount))
-        let end = min(blockEnd, run.end)
-        holes.insert(block)
-        if reportsKnown || !known[block] { report(HostRange(start: start, end: end), .unpopulated) }
-        start = end
-      }
+      if found.categories.isEmpty { report(run, .unpopulated) }
     }
     guard trackedEnd == range.end else {
       throw UFFDError(.scanPagemap, range: range, errno: .noSuchEntry)
     }
-    ranges[position].holes = holes
-  }
-
-  private static func block(of address: HostAddress, countedFrom start: HostAddress) -> Int {
-    Int((address.rawValue >> UInt64(holeSize.shift)) - (start.rawValue >> UInt64(holeSize.shift)))
   }
 }

@@ -88,9 +88,13 @@ final class MappedMemory: @unchecked Sendable {
   /// Gives pages back as a guest's balloon does.
   func drop(_ pages: Range<Int>, _ advice: Int32? = nil) {
     let usual = file == nil ? MADV_DONTNEED : MADV_REMOVE
+    advise(pages, advice ?? usual)
+  }
+
+  func advise(_ pages: Range<Int>, _ advice: Int32) {
     // unsafe: the pages are those of the mapping.
     let result = unsafe madvise(
-      base + pages.lowerBound * pageByteCount, pages.count * pageByteCount, advice ?? usual)
+      base + pages.lowerBound * pageByteCount, pages.count * pageByteCount, advice)
     precondition(result == 0)
   }
 

@@ -20,8 +20,10 @@ struct PunchWatchTests {
     /// Told, and not sent since.
     private(set) var pending: Set<Int> = []
 
-    init(pageCount: Int, isHuge: Bool = false, filled: Range<Int>) throws {
-      memory = try MappedMemory(pageCount: pageCount, isShared: true, isHuge: isHuge)
+    init(
+      pageCount: Int, isShared: Bool = true, isHuge: Bool = false, filled: Range<Int>
+    ) throws {
+      memory = try MappedMemory(pageCount: pageCount, isShared: isShared, isHuge: isHuge)
       for page in filled { memory.write(1, page: page) }
       descriptor = try memory.register()
       log = try #require(try memory.log())
@@ -73,6 +75,29 @@ struct PunchWatchTests {
     let told = try watched.look()
     #expect(told == [0, 5, 31, 40, 63])
     try watched.send(told)
+    #expect(try watched.look() == [])
+  }
+
+  /// Huge pages of private memory are given back, which leaves no page table, written and sent, and
+  /// given back once more: each look finds nothing there, and the destination has content. Kernels
+  /// that pass over such places in a scan (before 2026) do not tell it as written.
+  @Test func privateMemoryThatIsGivenBackBehindItsBeingSentIsTold() throws {
+    let watched = try Watched(pageCount: 2048, isShared: false, filled: 0..<0)
+    #expect(try watched.look() == [])
+    // Three huge pages at least, wherever the memory begins, and where this host makes any.
+    watched.memory.advise(0..<2048, MADV_HUGEPAGE)
+    for page in 0..<2048 { watched.memory.write(1, page: page) }
+    try watched.send(try watched.look())
+    watched.memory.drop(0..<2048)
+    let told = try watched.look()
+    #expect(told == Array(0..<2048))
+    try watched.send(told) {
+      for page in 0..<2048 { watched.memory.write(2, page: page) }
+    }
+    watched.memory.drop(0..<2048)
+    #expect(try watched.look() == Array(0..<2048))
+    try watched.send(Array(0..<2048))
+    // It went as zeros, and is.
     #expect(try watched.look() == [])
   }
 
@@ -278,58 +303,6 @@ struct PunchWatchTests {
 
   // MARK: What can be watched
 
-  private func mapping(
-    _ start: UInt64, pages: UInt64, offset: UInt64, _ rights: String = "rw-s"
-  ) -> String {
-    let addresses =
-      String(start, radix: 16) + "-" + String(start + pages * 4096, radix: 16)
-    return addresses + " \(rights) " + String(offset * 4096, radix: 16) + " 00:2f 77 /memfd:a\n"
-  }
-
-  private func pieces(_ text: String) throws -> [PagemapLog.Piece]? {
-    let layout = try ImageLayout([
-      Region(
-        index: RegionIndex(0), imageOffset: .zero, byteCount: ByteCount(8 * 4096), pageSize: .small)
-    ])
-    return PagemapLog.pieces(of: layout, in: ProcessMapping.parse(text))
-  }
-
-  @Test func aFileIsWatchedWhereAllOfItIsMappedOnce() throws {
-    let whole = mapping(0x10000, pages: 8, offset: 0)
-    #expect(try pieces(whole)?.map(\.imageOffset) == [0])
-    let halves = mapping(0x90000, pages: 4, offset: 0) + mapping(0x10000, pages: 9, offset: 4)
-    let found = try #require(try pieces(halves))
-    #expect(found.map(\.imageOffset) == [0, 4 * 4096])
-    #expect(found.map(\.range.start.rawValue) == [0x90000, 0x10000])
-    #expect(found.map(\.range.byteCount) == [ByteCount(4 * 4096), ByteCount(4 * 4096)])
-    // What only reads it changes nothing.
-    #expect(try pieces(whole + mapping(0x90000, pages: 8, offset: 0, "r--s"))?.count == 1)
-    #expect(try pieces(whole + mapping(0x90000, pages: 8, offset: 0, "rw-p"))?.count == 1)
-  }
-
-  @Test func aFileThatIsMappedTwiceOrInPartIsNotWatched() throws {
-    let whole = mapping(0x10000, pages: 8, offset: 0)
-    #expect(try pieces("") == nil)
-    #expect(try pieces(whole + mapping(0x90000, pages: 8, offset: 0)) == nil)
-    #expect(try pieces(whole + mapping(0x90000, pages: 1, offset: 7)) == nil)
-    #expect(try pieces(mapping(0x10000, pages: 7, offset: 0)) == nil)
-    #expect(try pieces(mapping(0x10000, pages: 7, offset: 1)) == nil)
-    #expect(
-      try pieces(mapping(0x10000, pages: 3, offset: 0) + mapping(0x90000, pages: 4, offset: 4))
-        == nil)
-    #expect(try pieces(mapping(0x10000, pages: 8, offset: 0, "rw-p")) == nil)
-    #expect(try pieces(mapping(0x10000, pages: 8, offset: 0, "r--s")) == nil)
-  }
-
-  /// The kernel splits them as it likes: by an advice for a part, say.
-  @Test func mappingsThatGoOnInEachOtherAreOnePiece() throws {
-    let whole = try #require(try pieces(mapping(0x10000, pages: 8, offset: 0)))
-    let parts = mapping(0x10000, pages: 3, offset: 0) + mapping(0x13000, pages: 5, offset: 3)
-    #expect(try pieces(parts) == whole)
-    let apart = mapping(0x10000, pages: 3, offset: 0) + mapping(0x14000, pages: 5, offset: 3)
-    #expect(try pieces(apart)?.count == 2)
-  }
-
   /// What another mapping writes is not seen, so its being there ends the log.
   @Test(arguments: [false, true])
   func aSecondWritableMappingOfALaterTimeIsNoticed(byProtection: Bool) throws {
@@ -369,16 +342,5 @@ struct PunchWatchTests {
     let ownLog = try #require(try own.log(hugePages: setting))
     try ownLog.startDirtyLog()
     withExtendedLifetime((descriptor.features, ownDescriptor.features)) {}
-  }
-
-  /// The numbers are those that stat(2) gives.
-  @Test func aMappingNamesItsFile() throws {
-    let memory = try MappedMemory(pageCount: 8, isShared: true)
-    let start = memory.range.start.rawValue
-    let mapping = try #require(
-      try ProcessMapping.current(ofPID: getpid()).first { $0.addresses.contains(start) })
-    #expect(
-      memory.backing.identity == .file(device: mapping.device, inode: mapping.inode))
-    #expect(mapping.isShared && mapping.fileOffset == start - mapping.addresses.lowerBound)
   }
 }
