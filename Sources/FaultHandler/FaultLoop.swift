@@ -86,6 +86,7 @@ struct FaultLoop: ~Copyable {
   /// Runs until the session wants the thread to end.
   mutating func run() {
     plane.installer.filling.claimPrecedence()
+    defer { plane.installer.filling.giveUpPrecedence() }
     do throws(RingError) {
       try ring.activate()
       var completions = CompletionBatch()

@@ -217,19 +217,19 @@ public struct SwitchRule: Sendable {
     guard let transfer = transferNanoseconds(for: remaining) else { return false }
     let target = limits.downtimeNanoseconds
     // A pause that is longer than the target without anything to send comes to it all the same.
-    return transfer <= target - min(outlook.pauseNanoseconds, target / 2)
+    return transfer <= target - min(pauseNanoseconds, target / 2)
   }
 
   /// How long the VM would stand still behind the last round, which has left so many bytes: for
-  /// these and what the guest writes until it is stopped, and for the pause itself. nil while the
-  /// link's rate is not known.
+  /// these, and for the pause itself. nil while the link's rate is not known.
   ///
   /// The pause itself is the last look, which takes as long as the one before; one and a half round
-  /// trips (device state and PREPARED, GO); and `handOverNanoseconds`. Of the downtime target it
-  /// takes no more than half away from what is left.
+  /// trips (device state and PREPARED, GO); `handOverNanoseconds`; and the time for what the guest
+  /// writes until it is stopped. Of the downtime target it takes no more than half away from what
+  /// is left.
   public func predictedNanoseconds(for remaining: UInt64) -> UInt64? {
     guard let transfer = transferNanoseconds(for: remaining) else { return nil }
-    let (sum, isTooLong) = transfer.addingReportingOverflow(outlook.pauseNanoseconds)
+    let (sum, isTooLong) = transfer.addingReportingOverflow(pauseNanoseconds)
     return isTooLong ? .max : sum
   }
 
@@ -240,24 +240,32 @@ public struct SwitchRule: Sendable {
   private func transferNanoseconds(for remaining: UInt64) -> UInt64? {
     if remaining == 0 { return 0 }
     guard let bandwidth, bandwidth > 0 else { return nil }
-    // Rounded up: what is foretold to fit does.
-    let bytes = Double(remaining) + outlook.lateByteCount
-    return UInt64(exactly: (bytes * 1e9 / bandwidth).rounded(.up)) ?? .max
+    return Self.whole(Double(remaining) * 1e9 / bandwidth)
+  }
+
+  private var pauseNanoseconds: UInt64 {
+    var sum = outlook.pauseNanoseconds
+    if let bandwidth, bandwidth > 0 { sum += outlook.lateByteCount * 1e9 / bandwidth }
+    return Self.whole(sum)
+  }
+
+  /// Rounded up: what is foretold to fit does.
+  private static func whole(_ nanoseconds: Double) -> UInt64 {
+    UInt64(exactly: nanoseconds.rounded(.up)) ?? .max
   }
 
   private struct Outlook {
     /// Before the first round.
-    var pauseNanoseconds = SwitchRule.handOverNanoseconds
+    var pauseNanoseconds = Double(SwitchRule.handOverNanoseconds)
     /// What the guest writes in the round trip in which it is told what is stale already.
     var lateByteCount = 0.0
 
     init() {}
 
     init(_ round: SeedRoundResult) {
-      let roundTrip = round.roundTripNanoseconds ?? 0
-      let pause = Double(roundTrip) * 1.5 + Double(round.lookNanoseconds)
-      pauseNanoseconds += UInt64(exactly: pause.rounded()) ?? .max / 2
-      lateByteCount = (round.dirtyRate ?? 0) * Double(roundTrip) / 1e9
+      let roundTrip = Double(round.roundTripNanoseconds ?? 0)
+      pauseNanoseconds += roundTrip * 1.5 + Double(round.lookNanoseconds)
+      lateByteCount = (round.dirtyRate ?? 0) * roundTrip / 1e9
     }
   }
 

@@ -253,9 +253,11 @@ final class PagemapLog: DirtyLog {
     var unmapped: [Range<UInt64>] = []
     try tracker.collect(isLast: isLast) { run, kind in
       forEachPart(of: run) { part in
-        switch kind {
-        case .written: found.insert(from: part.lowerBound, byteCount: UInt64(part.count))
-        case .unpopulated: unmapped.append(part)
+        if kind == .unpopulated, memory != .privateFile {
+          unmapped.append(part)
+        } else {
+          // Of a file's private mapping, what is dropped is what the file holds, whatever was sent.
+          found.insert(from: part.lowerBound, byteCount: UInt64(part.count))
         }
       }
     }

@@ -6,8 +6,8 @@ internal import UFFD
 /// Finds what was sent and is not there any more, for a log that is not told of it. Of no use, and
 /// of no cost, before `begin`.
 ///
-/// Of all memory: places without a page of which nobody can tell since when they have none. Told is
-/// what went with content; what went as zeros is zeros still.
+/// Of anonymous and of shared memory: places without a page of which nobody can tell since when
+/// they have none. Told is what went with content; what went as zeros is zeros still.
 ///
 /// Of a memory file also pages that were punched out, whether or not the VM has read them since,
 /// which makes new ones of zeros:

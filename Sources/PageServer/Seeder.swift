@@ -139,7 +139,7 @@ final class Seeder: Sendable {
       return stale
     }
     // A few take no longer than the round trip.
-    guard stale.setCount >= Self.leastNamedCount else { return nil }
+    guard stale.setCount >= 64 else { return nil }
     let (round, none) = nextRound(isEmpty: true)
     // Before it is known whether they are: what is sent anew must not build on them.
     seeds.discarded(stale)
@@ -158,8 +158,6 @@ final class Seeder: Sendable {
     }
     return nil
   }
-
-  private static let leastNamedCount = 64
 
   /// The number of the round that begins, and what it sends.
   private func nextRound(isEmpty: Bool) -> (UInt64, PageBitmap) {
@@ -224,8 +222,10 @@ final class Seeder: Sendable {
     }
   }
 
-  /// Watches no more, and slows nobody down. A VMM that does not answer goes on, which costs its
-  /// guest a little.
+  /// Slows nobody down any more; a VMM that is slow itself was let go ahead of its pause.
+  func releaseGuest() { throttle?.release() }
+
+  /// Watches no more, and slows nobody down. A VMM that does not answer goes on doing it.
   func stopLog() {
     // One that is slow itself is asked for nothing before it is let go.
     throttle?.pauseComes()

@@ -6,7 +6,7 @@ final class SentSeeds: Sendable {
   let deltas: DeltaCache?
   /// Their digests, for whoever wants them.
   let digests: SentDigests
-  /// What becomes of them in a memory file, for whoever wants to know.
+  /// Which of them are not there any more, for whoever wants to know.
   let punches: PunchWatch
 
   /// With a cache of so many bytes; 0: none.

@@ -111,6 +111,7 @@ extension SourceSession {
     let backing = backing
     let seeder = seeder
     let plane = plane
+    let seedWorker = seedWorker
     let lookPause = lookPause
     onVMM {
       var discardPageCount = PageCount.zero
@@ -122,6 +123,8 @@ extension SourceSession {
         if let seeder, let plane {
           let start = MonotonicClock.now()
           let final = try seeder.finish()
+          // The VMM has all of its time for the device state.
+          _ = seedWorker.run { seeder.releaseGuest() }
           plane.discard(final.stale, keeping: final.fresh)
           discardPageCount = PageCount(final.stale.setCount)
           scanNanoseconds = MonotonicClock.now().nanoseconds(since: start)
@@ -140,12 +143,14 @@ extension SourceSession {
 
   private func resumeVM() {
     let lookPause = lookPause
-    let seeder = seeder
     let seedWorker = seedWorker
+    let stopLog = logStop()
     onVMM {
+      // Whoever resumes it where we cannot finds it unwatched. Before that is told, which may end
+      // the session.
+      defer { _ = seedWorker.run(stopLog) }
       do throws(VMMError) {
         try lookPause.resume()
-        if let seeder { _ = seedWorker.run { seeder.stopLog() } }
         return .resumed
       } catch {
         return .resumeFailed(Refusal(.vmm, "\(error)"))
@@ -204,11 +209,12 @@ extension SourceSession {
 
   private func disableVM() {
     let frontEnd = configuration.frontEnd
-    let seeder = seeder
+    let seedWorker = seedWorker
+    let stopLog = logStop()
     if let seeder { _ = seedWorker.run { seeder.forgetSeeds() } }
     onVMM {
       // Only now: it takes a VMM milliseconds, which were the guest's while it stood still.
-      seeder?.stopLog()
+      defer { _ = seedWorker.run(stopLog) }
       do throws(VMMError) {
         try frontEnd.disable()
         return .disabled

@@ -142,16 +142,16 @@ extension SourceSession {
   /// Ends the rounds, and lets nobody watch what the VM writes. Also for an earlier process's log.
   func endSeeding() {
     seeder?.cancel()
-    if let seeder {
-      _ = seedWorker.run {
-        seeder.stopLog()
-        seeder.forgetSeeds()
-      }
-      return
-    }
-    guard let log = configuration.frontEnd.dirtyLog else { return }
-    // Behind whatever the rounds ask of the log. A VMM that does not answer goes on watching, which
-    // costs its guest a little.
-    _ = seedWorker.run { try? log.stopDirtyLog() }
+    // Behind whatever the rounds ask of the log.
+    _ = seedWorker.run(logStop())
+    if let seeder { _ = seedWorker.run { seeder.forgetSeeds() } }
+  }
+
+  /// Ends the log of writes, also that of an earlier process. A VMM that does not answer goes on
+  /// watching, which costs its guest a little.
+  func logStop() -> SerialWorker.Command {
+    if let seeder { return { seeder.stopLog() } }
+    guard core.mode.hasSeedRounds, let log = configuration.frontEnd.dirtyLog else { return {} }
+    return { try? log.stopDirtyLog() }
   }
 }

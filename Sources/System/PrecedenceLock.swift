@@ -7,7 +7,8 @@ internal import Synchronization
 /// A mutex belongs to whoever comes first, and a thread that gives it back and takes it again comes
 /// sooner than one that has to be woken for it: in a loop it keeps the others out for as long as
 /// the loop takes. Here the thread that has claimed precedence is let by: whoever else would take
-/// the lock meanwhile waits until it has had it.
+/// the lock meanwhile waits until it has had it. They may wait for long where it is hardly ever
+/// without a wish for it.
 @safe
 public final class PrecedenceLock<State: ~Copyable>: @unchecked Sendable {
   // All three stand at an address of their own for the lock's whole life: pthread requires it.
@@ -42,6 +43,10 @@ public final class PrecedenceLock<State: ~Copyable>: @unchecked Sendable {
 
   /// The calling thread has precedence from now on, and whichever had it before no more.
   public func claimPrecedence() { first.store(pthread_self(), ordering: .relaxed) }
+
+  /// Nobody has precedence any more. By the thread that had it, before it ends: another one may get
+  /// its number.
+  public func giveUpPrecedence() { first.store(0, ordering: .relaxed) }
 
   /// Whether the thread with precedence waits for the lock.
   public var isAwaitedByFirst: Bool { isAwaited.load(ordering: .relaxed) }

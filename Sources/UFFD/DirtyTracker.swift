@@ -6,8 +6,9 @@ internal import System
 public enum DirtyKind: Hashable, Sendable {
   /// Its pages were written or dropped.
   case written
-  /// Its pages are not there, and the page tables do not tell since when: told each round. What was
-  /// never there, or read as zeros when it was sent, has not changed by that.
+  /// Its pages are not there, and the page tables do not tell since when: told each round. Where
+  /// nothing lies behind it, what was never there, or read as zeros when it was sent, has not
+  /// changed by that.
   case unpopulated
 }
 
