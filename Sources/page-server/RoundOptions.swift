@@ -28,7 +28,12 @@ struct RoundOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Rounds end when what is left would be sent in this time.", valueName: "milliseconds"))
+      "Rounds end when the VM would stand still for no longer than this.",
+      discussion: """
+        Counted are what is left to send, the last look at what was written, round trips, and \
+        10 ms for the VMMs; all but the first with no more than half of this time.
+        """,
+      valueName: "milliseconds"))
   var downtimeTarget: UInt64 = 50
 
   @Option(
